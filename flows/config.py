@@ -1,0 +1,248 @@
+"""Settings: YAML file, environment (`SIGHTFLOW_TRACK__MAX_BRIDGE_SECONDS=2`) and flags become frozen values.
+
+One class per step. A field's docstring is its documentation: `sightflow run --help` and `docs/settings.md` are
+made from it. `result_hash` covers exactly the settings that change what is computed, so that a changed batch size
+does not recompute an archive and a changed threshold does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from flows.errors import ConfigError
+
+
+class _Step(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class PlanSettings(_Step):
+    """How videos are cut into chunks."""
+
+    chunk_seconds: float = Field(300.0, gt=0)
+    """Length of a chunk, in seconds of video; the unit of parallel work and of what a crash can cost."""
+    overlap_seconds: float = Field(1.0, ge=0)
+    """Video shared by neighbouring chunks, in seconds; identities are stitched over it."""
+
+    @model_validator(mode="after")
+    def _overlap_fits(self) -> PlanSettings:
+        if self.overlap_seconds * 2 > self.chunk_seconds:
+            raise ValueError(
+                f"overlap_seconds ({self.overlap_seconds:g}) must be at most half of "
+                f"chunk_seconds ({self.chunk_seconds:g})"
+            )
+        return self
+
+
+class DetectSettings(_Step):
+    """The detector and the keyframes it sees."""
+
+    detector: str = "nano"
+    """Name (see `sightflow models list`) or path of a YOLO model in any format ultralytics loads."""
+    detect_every: int = Field(15, ge=1)
+    """Run the detector on every n-th frame (a keyframe)."""
+    detect_every_seconds: float | None = Field(None, gt=0)
+    """The same in seconds of video; wins over `detect_every` where set."""
+    classes: tuple[str, ...] = ()
+    """Class names to keep; empty keeps all the detector knows."""
+    min_conf: float = Field(0.1, gt=0, lt=1)
+    """Detections below this confidence are dropped at once."""
+    nms_iou: float = Field(0.6, gt=0, le=1)
+    """Of two detections of one class that overlap more than this IoU, the weaker is dropped."""
+    image_size: int | None = Field(None, ge=32)
+    """Detector input size in pixels (long side); default: the size the model was exported or trained with."""
+    batch: int = Field(8, ge=1)
+    """Keyframes per detector call. Halved when the device's memory does not suffice."""
+
+
+class SegmentSettings(_Step):
+    """The segmenter: SAM 2 and its memory."""
+
+    segmenter: str = "nano"
+    """Name (see `sightflow models list`) or path of SAM 2 weights."""
+    image_size: int | None = Field(None, ge=64)
+    """Segmenter input size in pixels (square); default: the size the model was trained with."""
+    segment_every: int = Field(1, ge=1)
+    """Run the segmenter on every n-th frame; the Kalman filter carries the boxes in between."""
+    max_cond_frames: int = Field(4, ge=2)
+    """Prompted frames kept in memory per object; more costs time linearly and gains little."""
+    batch: int = Field(64, ge=1)
+    """Objects per segmenter call. Halved when the device's memory does not suffice."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the segmenter: `auto` is bf16 on a GPU that has it and fp32 elsewhere."""
+
+
+class TrackSettings(_Step):
+    """Birth, matching, drift, occlusion and end of tracklets."""
+
+    prompt_conf: float = Field(0.85, gt=0, le=1)
+    """A detection at least this confident starts an object at once."""
+    tentative_conf: float = Field(0.4, gt=0, le=1)
+    """A detection between this and `prompt_conf` starts an object that a later keyframe must confirm."""
+    match_iou: float = Field(0.3, gt=0, lt=1)
+    """Smallest IoU of a detection and a predicted box that counts as the same object."""
+    correct_iou: float = Field(0.7, gt=0, lt=1)
+    """A matched mask whose box overlaps its detection less than this is reset from the detection."""
+    duplicate_iou: float = Field(0.8, gt=0, le=1)
+    """Of two objects of one class overlapping more than this, the younger or weaker ends."""
+    gate_probability: float = Field(0.999, gt=0.5, lt=1)
+    """Mass of the Kalman prediction inside the gate; a measurement outside it is drift."""
+    max_area_change: float = Field(2.5, gt=1)
+    """A mask that grows or shrinks by more than this factor between two frames has drifted."""
+    min_object_score: float = 0.0
+    """SAM 2's object score (a logit) at or below which the object is taken as not visible."""
+    max_bridge_seconds: float = Field(3.0, ge=0)
+    """How long the Kalman filter carries an object that is not seen."""
+    max_missed_keyframes: int = Field(3, ge=1)
+    """An object the detector misses on this many keyframes in a row, though its mask is visible, ends."""
+    min_hits: int = Field(2, ge=1)
+    """Keyframes that must show an object born below `prompt_conf` before it is reported."""
+    smooth: bool = True
+    """Re-estimate boxes from both sides (Rauch-Tung-Striebel) once a chunk is through."""
+
+
+class StitchSettings(_Step):
+    """Joining tracklets into tracks across chunk borders and gaps."""
+
+    min_overlap_iou: float = Field(0.3, gt=0, lt=1)
+    """Smallest mean IoU over the shared frames that joins two tracklets."""
+    max_gap_seconds: float = Field(3.0, ge=0)
+    """Longest gap between two tracklets that motion may bridge."""
+    gate_probability: float = Field(0.99, gt=0.5, lt=1)
+    """Mass of the motion prediction inside which a tracklet's start must lie."""
+
+
+class StoreSettings(_Step):
+    """Where results go, and how much of them."""
+
+    url: str = "./sightflow-data"
+    """A folder (Parquet) or `postgresql://...` (PostGIS)."""
+    observe_hz: float | None = Field(None, gt=0)
+    """Store at most this many observations per second and object (first, last and state changes always)."""
+    masks: Literal["none", "rle"] = "rle"
+    """Whether observations carry their masks (COCO run lengths of the mask's crop)."""
+    max_attempts: int = Field(3, ge=1)
+    """A chunk whose process died this often is recorded as failed and left alone."""
+
+
+class RunSettings(_Step):
+    """How a run uses the machines. None of this changes results."""
+
+    detect_workers: int | None = Field(None, ge=1)
+    """Detection actors; default: derived from what the cluster has."""
+    track_workers: int | None = Field(None, ge=1)
+    """Tracking actors; default: derived from what the cluster has."""
+    detect_gpus: float = Field(0.25, ge=0)
+    """GPU share of a detection actor, where the cluster has GPUs."""
+    track_gpus: float = Field(0.75, ge=0)
+    """GPU share of a tracking actor, where the cluster has GPUs."""
+    torch_threads: int | None = Field(None, ge=1)
+    """CPU threads of each actor; default: cores divided by actors."""
+
+
+class Settings(BaseSettings):
+    """All settings of a run, resolved: defaults, then YAML file, then environment, then flags."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="SIGHTFLOW_",
+        env_nested_delimiter="__",
+        use_attribute_docstrings=True,
+    )
+
+    plan: PlanSettings = PlanSettings()
+    detect: DetectSettings = DetectSettings()
+    segment: SegmentSettings = SegmentSettings()
+    track: TrackSettings = TrackSettings()
+    stitch: StitchSettings = StitchSettings()
+    store: StoreSettings = StoreSettings()
+    run: RunSettings = RunSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` passes and the environment; no dotenv, no secrets folder."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings
+
+    @classmethod
+    def load(cls, file: Path | None = None, flags: dict[str, dict[str, Any]] | None = None) -> Settings:
+        """Resolve settings from a YAML file, the environment and flags, the later winning.
+
+        Args:
+            file: YAML with one mapping per step, e.g. `track: {max_bridge_seconds: 2}`.
+            flags: `{"detect": {"detect_every": 5}}`; values that are None are left out.
+
+        Raises:
+            ConfigError: naming the file, the field and what was expected.
+        """
+        from_file = _read_yaml(file) if file else {}
+        given = {
+            step: {k: v for k, v in fields.items() if v is not None} for step, fields in (flags or {}).items()
+        }
+        try:
+            environment = cls().model_dump(exclude_unset=True)
+            return cls(**_merged(_merged(from_file, environment), given))
+        except ValidationError as error:
+            raise ConfigError(_readable(error, file)) from None
+
+    def result_hash(self) -> str:
+        """Hash of what changes results; part of every chunk's id.
+
+        Batches, worker counts, the store's address and stitching (which never touches video) are left out.
+        """
+        changing = {
+            "plan": self.plan.model_dump(),
+            "detect": self.detect.model_dump(exclude={"batch"}),
+            "segment": self.segment.model_dump(exclude={"batch"}),
+            "track": self.track.model_dump(),
+            "store": self.store.model_dump(include={"observe_hz", "masks"}),
+        }
+        return hashlib.sha256(json.dumps(changing, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: not a readable YAML file: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{file}: expected one mapping per step (plan:, detect:, ...), got {type(content).__name__}"
+        )
+    return content
+
+
+def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(low)
+    for step, fields in high.items():
+        both = isinstance(fields, dict) and isinstance(low.get(step), dict)
+        merged[step] = {**low[step], **fields} if both else fields
+    return merged
+
+
+def _readable(error: ValidationError, file: Path | None) -> str:
+    lines = []
+    for item in error.errors():
+        field = ".".join(str(part) for part in item["loc"]) or "settings"
+        lines.append(f"{field}: {item['msg']} (got {item.get('input')!r})")
+    where = f" (flags, environment and {file})" if file else ""
+    return "invalid settings" + where + ":\n  " + "\n  ".join(lines)

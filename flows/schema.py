@@ -1,0 +1,333 @@
+"""The value types and the Arrow schema at every boundary of the flow.
+
+Boxes are `[x1, y1, x2, y2]` in pixels of the full, upright frame. Times inside a video are presentation timestamps
+in integer nanoseconds from the video's first frame (`pts_ns`); times in the world are UTC. Ids are uuid5 of what
+they name, so the same work has the same id in every run.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+ImageArray = npt.NDArray[np.uint8]
+
+NAMESPACE = uuid.UUID("6f1f6c1e-7d0b-5a39-9d57-3f0c5a1f10f0")
+"""Namespace of every uuid5 the project makes."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""Start time of a video whose real one is neither given nor written in the file."""
+
+NS = 1_000_000_000
+
+
+def make_id(*parts: object) -> str:
+    """The id of the thing named by `parts`: a uuid5 over their text."""
+    return str(uuid.uuid5(NAMESPACE, "\x1f".join(str(part) for part in parts)))
+
+
+class State(StrEnum):
+    """How an observation is known."""
+
+    DETECTED = "detected"
+    """The detector saw it on this frame and the object was matched to it."""
+    PROPAGATED = "propagated"
+    """SAM 2 carried its mask onto this frame."""
+    BRIDGED = "bridged"
+    """It is hidden; the Kalman filter says where it should be."""
+    INTERPOLATED = "interpolated"
+    """The frame was not segmented, or the mask was not trusted; the box comes from both sides."""
+
+
+class ChunkState(StrEnum):
+    """State of a chunk in the ledger."""
+
+    PLANNED = "planned"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Video:
+    """What a probe learned about one video.
+
+    Width and height are those of the upright frame, after `rotation_deg` is applied. `fps` is nominal: frames are
+    identified by timestamp. `duration_s` is measured from packets where the header is missing or implausible.
+    """
+
+    uri: str
+    content_hash: str
+    source_id: str
+    width_px: int
+    height_px: int
+    fps: float
+    duration_s: float
+    codec: str
+    container: str
+    rotation_deg: int = 0
+    start_time: datetime = EPOCH
+
+    def __post_init__(self) -> None:
+        if self.width_px <= 0 or self.height_px <= 0:
+            raise ValueError(f"{self.uri}: frame size {self.width_px}x{self.height_px} is not positive")
+        if not self.fps > 0 or not self.duration_s > 0:
+            raise ValueError(f"{self.uri}: fps {self.fps} and duration {self.duration_s} s must be positive")
+        if self.start_time.tzinfo is None:
+            raise ValueError(f"{self.uri}: start_time needs a time zone")
+
+    @property
+    def video_id(self) -> str:
+        """Id of this content seen by this source: a renamed file keeps it."""
+        return make_id("video", self.source_id, self.content_hash)
+
+    def time_at(self, pts_ns: int) -> datetime:
+        """World time of a presentation timestamp, to the microsecond."""
+        return self.start_time + timedelta(microseconds=pts_ns // 1000)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of one video: it owns frames with start_ns <= pts_ns < end_ns and sees on to end_ns + overlap_ns."""
+
+    video: Video
+    index: int
+    start_ns: int
+    end_ns: int
+    overlap_ns: int
+    settings_hash: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_ns < self.end_ns or self.overlap_ns < 0:
+            raise ValueError(
+                f"chunk {self.index}: [{self.start_ns}, {self.end_ns}) + {self.overlap_ns} ns is no interval"
+            )
+
+    @property
+    def chunk_id(self) -> str:
+        """Id of this work: same content, interval and settings, same id."""
+        return make_id(
+            "chunk", self.video.video_id, self.start_ns, self.end_ns, self.overlap_ns, self.settings_hash
+        )
+
+    @property
+    def seen_until_ns(self) -> int:
+        """End of what is decoded: the chunk's own frames and those it shares with its successor."""
+        return self.end_ns + self.overlap_ns
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded frame: upright RGB, shape (height, width, 3), uint8."""
+
+    number: int
+    """Nominal frame number in the video, round(pts_s * fps), for tools that count frames. 0-based."""
+    pts_ns: int
+    image_rgb: ImageArray
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask as a crop: `crop` (h, w) bool, its upper left pixel at (x_px, y_px) of the frame."""
+
+    x_px: int
+    y_px: int
+    crop: BoolArray
+
+    @property
+    def area_px(self) -> int:
+        """Number of pixels inside."""
+        return int(self.crop.sum())
+
+    def full(self, height_px: int, width_px: int) -> BoolArray:
+        """The mask at the size of the frame, (height, width) bool; what lies outside the frame is cut off."""
+        out = np.zeros((height_px, width_px), dtype=np.bool_)
+        x0, y0 = max(self.x_px, 0), max(self.y_px, 0)
+        x1 = min(self.x_px + self.crop.shape[1], width_px)
+        y1 = min(self.y_px + self.crop.shape[0], height_px)
+        if x1 > x0 and y1 > y0:
+            out[y0:y1, x0:x1] = self.crop[y0 - self.y_px : y1 - self.y_px, x0 - self.x_px : x1 - self.x_px]
+        return out
+
+    def to_bytes(self) -> bytes:
+        """Stored form: x, y, w, h as little-endian int32, then COCO's compressed run lengths of the crop."""
+        from pycocotools import mask as coco
+
+        height, width = self.crop.shape
+        head = np.array([self.x_px, self.y_px, width, height], dtype="<i4").tobytes()
+        return head + bytes(coco.encode(np.asfortranarray(self.crop, dtype=np.uint8))["counts"])
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Mask:
+        """Read what `to_bytes` wrote."""
+        from pycocotools import mask as coco
+
+        x, y, width, height = (int(v) for v in np.frombuffer(data[:16], dtype="<i4"))
+        crop = coco.decode({"size": [height, width], "counts": data[16:]}).astype(np.bool_)
+        return cls(x, y, crop)
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """All one chunk produced: exactly one per chunk, an error instead of an exception.
+
+    `observations` and `tracklets` follow the schemas below and are empty where `error` is set.
+    """
+
+    chunk: Chunk
+    observations: pa.Table
+    tracklets: pa.Table
+    counters: dict[str, int] = field(default_factory=dict)
+    timings_s: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.observations, OBSERVATIONS, "observations")
+        _require(self.tracklets, TRACKLETS, "tracklets")
+
+    @classmethod
+    def failed(cls, chunk: Chunk, error: str, **fields: Any) -> ChunkResult:
+        """The result of a chunk that could not be processed."""
+        return cls(chunk, OBSERVATIONS.empty_table(), TRACKLETS.empty_table(), error=error, **fields)
+
+    def with_timing(self, **seconds: float) -> ChunkResult:
+        """The same with further timings."""
+        return replace(self, timings_s={**self.timings_s, **seconds})
+
+
+def _require(table: pa.Table, schema: pa.Schema, name: str) -> None:
+    if not table.schema.equals(schema):
+        raise ValueError(f"{name} do not follow their schema: expected\n{schema}\ngot\n{table.schema}")
+
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+DETECTIONS = pa.schema(
+    [
+        pa.field("pts_ns", pa.int64(), nullable=False),
+        pa.field("class_name", pa.string(), nullable=False),
+        pa.field("confidence", pa.float32(), nullable=False),
+        *(pa.field(f"{c}_px", pa.float32(), nullable=False) for c in ("x1", "y1", "x2", "y2")),
+    ]
+)
+"""Detect -> track: the detections of one chunk's keyframes. A keyframe without detections is listed beside it."""
+
+OBSERVATIONS = pa.schema(
+    [
+        pa.field("source_id", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("chunk_id", pa.string(), nullable=False),
+        pa.field("tracklet_id", pa.string(), nullable=False),
+        pa.field("ts", TIMESTAMP, nullable=False),
+        pa.field("pts_ns", pa.int64(), nullable=False),
+        pa.field("frame", pa.int64(), nullable=False),
+        pa.field("class_name", pa.string(), nullable=False),
+        pa.field("state", pa.string(), nullable=False),
+        *(pa.field(f"{c}_px", pa.float32(), nullable=False) for c in ("x1", "y1", "x2", "y2")),
+        # The ground point: bottom centre of the mask, of the box where there is no mask.
+        pa.field("x_px", pa.float32(), nullable=False),
+        pa.field("y_px", pa.float32(), nullable=False),
+        pa.field("confidence", pa.float32()),
+        pa.field("object_score", pa.float32()),
+        pa.field("area_px", pa.float32()),
+        # Ground position in the source's local metric frame and its standard deviation; null where uncalibrated.
+        pa.field("x_m", pa.float64()),
+        pa.field("y_m", pa.float64()),
+        pa.field("sigma_m", pa.float32()),
+        pa.field("mask", pa.binary()),
+    ]
+)
+"""Track -> store: one row per object and frame the chunk owns."""
+
+TRACKLETS = pa.schema(
+    [
+        pa.field("tracklet_id", pa.string(), nullable=False),
+        pa.field("chunk_id", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("source_id", pa.string(), nullable=False),
+        pa.field("class_name", pa.string(), nullable=False),
+        pa.field("class_share", pa.float32(), nullable=False),
+        pa.field("confidence", pa.float32(), nullable=False),
+        pa.field("t0", TIMESTAMP, nullable=False),
+        pa.field("t1", TIMESTAMP, nullable=False),
+        pa.field("pts0_ns", pa.int64(), nullable=False),
+        pa.field("pts1_ns", pa.int64(), nullable=False),
+        pa.field("n_observations", pa.int32(), nullable=False),
+        pa.field("n_detected", pa.int32(), nullable=False),
+        pa.field("n_bridged", pa.int32(), nullable=False),
+        # Boxes the stitcher compares: those on the frames shared with the chunk before (head) and after (tail), and
+        # always the first and the last second. Flat x1, y1, x2, y2 per timestamp.
+        pa.field("head_pts_ns", pa.list_(pa.int64()), nullable=False),
+        pa.field("head_xyxy_px", pa.list_(pa.float32()), nullable=False),
+        pa.field("tail_pts_ns", pa.list_(pa.int64()), nullable=False),
+        pa.field("tail_xyxy_px", pa.list_(pa.float32()), nullable=False),
+        pa.field("appearance", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+"""Track -> stitch: one row per object of a chunk, immutable once committed.
+
+`t0`/`t1` bound what the tracklet's own chunk stores; head and tail may reach beyond, into shared frames. A tracklet
+seen only in frames owned by the next chunk has `n_observations` 0 and exists for stitching alone.
+"""
+
+TRACK_LINKS = pa.schema(
+    [
+        pa.field("tracklet_id", pa.string(), nullable=False),
+        pa.field("track_id", pa.string(), nullable=False),
+        pa.field("source_id", pa.string(), nullable=False),
+        pa.field("version", pa.int32(), nullable=False),
+        pa.field("score", pa.float32()),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+"""Stitch -> store: which track a tracklet belongs to, how sure and why (`start`, `overlap`, `motion`, ...)."""
+
+LEDGER = pa.schema(
+    [
+        pa.field("chunk_id", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("source_id", pa.string(), nullable=False),
+        pa.field("index", pa.int32(), nullable=False),
+        pa.field("start_ns", pa.int64(), nullable=False),
+        pa.field("end_ns", pa.int64(), nullable=False),
+        pa.field("overlap_ns", pa.int64(), nullable=False),
+        pa.field("settings_hash", pa.string(), nullable=False),
+        pa.field("state", pa.string(), nullable=False),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("frames", pa.int64(), nullable=False),
+        pa.field("counters", pa.string(), nullable=False),
+        pa.field("timings", pa.string(), nullable=False),
+        pa.field("updated_at", TIMESTAMP, nullable=False),
+    ]
+)
+"""The ledger: one row per planned chunk. `counters` and `timings` (seconds by step) are JSON objects."""
+
+EVENTS = pa.schema(
+    [
+        pa.field("event_id", pa.string(), nullable=False),
+        pa.field("source_id", pa.string(), nullable=False),
+        pa.field("track_id", pa.string(), nullable=False),
+        pa.field("class_name", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("zone", pa.string(), nullable=False),
+        pa.field("ts", TIMESTAMP, nullable=False),
+        pa.field("duration_s", pa.float64()),
+        pa.field("direction", pa.string()),
+        pa.field("inferred", pa.bool_(), nullable=False),
+    ]
+)
+"""Events -> store: `visit` (a stay in a zone, with its duration) and `crossing` (of a line, with its direction).
+
+`inferred` says that the observation which made the event was bridged or interpolated.
+"""

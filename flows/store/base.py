@@ -1,0 +1,187 @@
+"""What a store is: the ledger of chunks, the tables the flow writes, and SQL over both.
+
+Two implementations keep the same promises under the same table and column names: `parquet.ParquetStore` (a folder)
+and `postgis.PostgisStore` (a server). Both offer these tables and views to `query`:
+
+| name | rows |
+|---|---|
+| `sources` | source_id, time_zone |
+| `videos` | one per video: the fields of `schema.Video` and video_id |
+| `runs` | run_id, started_at, command, settings (JSON) |
+| `chunks` | the ledger, `schema.LEDGER` |
+| `tracklets` | `schema.TRACKLETS` |
+| `track_links` | `schema.TRACK_LINKS`, every version |
+| `observations` | `schema.OBSERVATIONS` of chunks that are done |
+| `tracks` | per track of its source's newest link version: track_id, source_id, class_name, t0, t1, duration_s, |
+|  | n_tracklets, n_observations, n_detected, n_bridged |
+| `track_observations` | observations joined with the newest links: the columns of `observations` and track_id |
+| `zones` | source_id, name, kind (`zone` or `line`), unit (`px` or `m`), points (JSON [[x, y], ...]) |
+| `calibrations` | source_id, calibration (JSON, see `georeference`) |
+| `events` | `schema.EVENTS` |
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+
+from flows.schema import Chunk, ChunkResult, Video
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which observations or tracks to read; what is None or empty does not filter."""
+
+    source_id: str | None = None
+    video_id: str | None = None
+    t0: datetime | None = None
+    t1: datetime | None = None
+    class_names: tuple[str, ...] = ()
+    track_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A polygon (`zone`) or a polyline (`line`) of a source, in pixels or ground metres."""
+
+    name: str
+    kind: str
+    points: tuple[tuple[float, float], ...]
+    unit: str = "px"
+
+    def __post_init__(self) -> None:
+        least = {"zone": 3, "line": 2}.get(self.kind)
+        if least is None or self.unit not in ("px", "m"):
+            raise ValueError(
+                f"zone {self.name!r}: kind is zone or line and unit px or m, got {self.kind}, {self.unit}"
+            )
+        if len(self.points) < least:
+            raise ValueError(
+                f"{self.kind} {self.name!r} needs at least {least} points, got {len(self.points)}"
+            )
+
+
+class Store(ABC):
+    """Where results live. Every method is safe to call from several processes at once.
+
+    Methods raise `StoreError` with the address (never a password) and the likely fix.
+    """
+
+    url: str
+    """The address, without any password."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Create what is missing; raise SchemaVersionError where another version's data lies."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back connections."""
+
+    # -- the ledger ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def add_run(self, run_id: str, command: str, settings_json: str) -> None:
+        """Record what was started and with which resolved settings."""
+
+    @abstractmethod
+    def add_video(self, video: Video) -> None:
+        """Record a video and its source; known ones are brought up to date."""
+
+    @abstractmethod
+    def plan(self, chunks: Sequence[Chunk]) -> None:
+        """Enter chunks in the ledger as planned; those already there stay as they are."""
+
+    @abstractmethod
+    def begin(self, chunk: Chunk, max_attempts: int) -> bool:
+        """Count an attempt at a planned chunk and say whether it may start.
+
+        False where it is done, or failed, or where `max_attempts` processes began it and none ended: then it is
+        recorded as failed.
+        """
+
+    @abstractmethod
+    def commit(self, result: ChunkResult) -> None:
+        """Write everything a chunk produced and mark it done (or failed), all or nothing, exactly once.
+
+        Committing a chunk again replaces what it wrote before; readers never see half a chunk.
+        """
+
+    @abstractmethod
+    def reset_failed(self, chunk_ids: Sequence[str]) -> int:
+        """Make failed chunks among these planned again, attempts at 0; returns how many."""
+
+    @abstractmethod
+    def ledger(self, chunk_ids: Sequence[str] | None = None) -> pa.Table:
+        """Ledger rows (schema LEDGER) of these chunks, or all."""
+
+    # -- identity --------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def locked(self, source_id: str) -> AbstractContextManager[None]:
+        """Hold the source's lock: one stitcher at a time."""
+
+    @abstractmethod
+    def tracklets(self, source_id: str) -> pa.Table:
+        """All tracklets (schema TRACKLETS) of a source's done chunks, by (video, start)."""
+
+    @abstractmethod
+    def links(self, source_id: str, version: int | None = None) -> pa.Table:
+        """Links (schema TRACK_LINKS) of one version, default the newest; empty where there is none."""
+
+    @abstractmethod
+    def write_links(self, source_id: str, version: int, links: pa.Table) -> None:
+        """Replace one version of a source's links, at once."""
+
+    # -- places ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def write_zones(self, source_id: str, zones: Sequence[Zone]) -> None:
+        """Replace the zones and lines of a source."""
+
+    @abstractmethod
+    def zones(self, source_id: str) -> list[Zone]:
+        """Zones and lines of a source."""
+
+    @abstractmethod
+    def write_calibration(self, source_id: str, calibration_json: str) -> None:
+        """Replace the calibration of a source."""
+
+    @abstractmethod
+    def calibration(self, source_id: str) -> str | None:
+        """Calibration of a source as JSON, None where it has none."""
+
+    @abstractmethod
+    def write_events(self, source_id: str, events: pa.Table) -> None:
+        """Replace the events (schema EVENTS) of a source, at once."""
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def observations(self, where: Filter, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Stream `track_observations` by (video, pts_ns, track_id) in batches of bounded size."""
+
+    @abstractmethod
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+        """Run one SELECT. Parameters are written `$name` on both stores and are bound, never formatted in.
+
+        Timestamps come back as timestamp[us, UTC], whole numbers as int64, real numbers as float64, text as string.
+        """
+
+    def __enter__(self) -> Self:
+        self.prepare()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
