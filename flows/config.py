@@ -191,9 +191,7 @@ class Settings(BaseSettings):
             ConfigError: naming the file, the field and what was expected.
         """
         from_file = _read_yaml(file) if file else {}
-        given = {
-            step: {k: v for k, v in fields.items() if v is not None} for step, fields in (flags or {}).items()
-        }
+        given = {step: {k: v for k, v in fields.items() if v is not None} for step, fields in (flags or {}).items()}
         try:
             environment = cls().model_dump(exclude_unset=True)
             return cls(**_merged(_merged(from_file, environment), given))
@@ -225,9 +223,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(
-            f"{file}: expected one mapping per step (plan:, detect:, ...), got {type(content).__name__}"
-        )
+        raise ConfigError(f"{file}: expected one mapping per step (plan:, detect:, ...), got {type(content).__name__}")
     return content
 
 

@@ -115,9 +115,7 @@ class Chunk:
     @property
     def chunk_id(self) -> str:
         """Id of this work: same content, interval and settings, same id."""
-        return make_id(
-            "chunk", self.video.video_id, self.start_ns, self.end_ns, self.overlap_ns, self.settings_hash
-        )
+        return make_id("chunk", self.video.video_id, self.start_ns, self.end_ns, self.overlap_ns, self.settings_hash)
 
     @property
     def seen_until_ns(self) -> int:

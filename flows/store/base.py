@@ -61,13 +61,9 @@ class Zone:
     def __post_init__(self) -> None:
         least = {"zone": 3, "line": 2}.get(self.kind)
         if least is None or self.unit not in ("px", "m"):
-            raise ValueError(
-                f"zone {self.name!r}: kind is zone or line and unit px or m, got {self.kind}, {self.unit}"
-            )
+            raise ValueError(f"zone {self.name!r}: kind is zone or line and unit px or m, got {self.kind}, {self.unit}")
         if len(self.points) < least:
-            raise ValueError(
-                f"{self.kind} {self.name!r} needs at least {least} points, got {len(self.points)}"
-            )
+            raise ValueError(f"{self.kind} {self.name!r} needs at least {least} points, got {len(self.points)}")
 
 
 class Store(ABC):
@@ -87,7 +83,7 @@ class Store(ABC):
     def close(self) -> None:
         """Give back connections."""
 
-    # -- the ledger ------------------------------------------------------------------------------------------------
+    # -- the ledger
 
     @abstractmethod
     def add_run(self, run_id: str, command: str, settings_json: str) -> None:
@@ -124,7 +120,7 @@ class Store(ABC):
     def ledger(self, chunk_ids: Sequence[str] | None = None) -> pa.Table:
         """Ledger rows (schema LEDGER) of these chunks, or all."""
 
-    # -- identity --------------------------------------------------------------------------------------------------
+    # -- identity
 
     @abstractmethod
     def locked(self, source_id: str) -> AbstractContextManager[None]:
@@ -142,7 +138,7 @@ class Store(ABC):
     def write_links(self, source_id: str, version: int, links: pa.Table) -> None:
         """Replace one version of a source's links, at once."""
 
-    # -- places ----------------------------------------------------------------------------------------------------
+    # -- places
 
     @abstractmethod
     def write_zones(self, source_id: str, zones: Sequence[Zone]) -> None:
@@ -164,7 +160,7 @@ class Store(ABC):
     def write_events(self, source_id: str, events: pa.Table) -> None:
         """Replace the events (schema EVENTS) of a source, at once."""
 
-    # -- reading ---------------------------------------------------------------------------------------------------
+    # -- reading
 
     @abstractmethod
     def observations(self, where: Filter, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
