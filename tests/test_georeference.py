@@ -1,0 +1,210 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.demo.camera import Camera
+from flows.errors import CalibrationError
+from flows.georeference import (
+    Calibration,
+    fit_homography,
+    ground_positions,
+    locate,
+    read_points,
+    to_lonlat,
+    to_pixels,
+)
+from flows.schema import OBSERVATIONS
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+PETS09 = SHARED / "data/mot15/PETS09-S2L1/gt.txt"
+
+GROUND_M = np.array([[-4.0, 8], [4, 8], [4, 25], [-4, 25], [0, 12], [2, 18], [-3, 20], [1, 10]])
+
+
+def _make_camera(**overrides: Any) -> Camera:
+    return Camera(**{"width_px": 640, "height_px": 480, "focal_px": 500, "height_m": 6, "tilt_rad": 0.4} | overrides)
+
+
+def _pixels(camera: Camera, ground_m: np.ndarray) -> np.ndarray:
+    return camera.project(np.concatenate([ground_m, np.zeros((len(ground_m), 1))], axis=1))[0]
+
+
+def _make_calibration(camera: Camera | None = None, **overrides: Any) -> Calibration:
+    return fit_homography(_pixels(camera or _make_camera(), GROUND_M), GROUND_M, **overrides)
+
+
+@pytest.mark.skipif(not PETS09.exists(), reason=f"{PETS09} is absent")
+def test_pets09_truth_is_met_to_centimetres():
+    truth = np.loadtxt(PETS09, delimiter=",")
+    points_px = np.stack([truth[:, 2] + truth[:, 4] / 2, truth[:, 3] + truth[:, 5]], axis=1)
+    points_m = truth[:, 7:9]
+    fitted = np.isin(truth[:, 1], np.unique(truth[:, 1])[::2])
+    calibration = fit_homography(points_px[fitted], points_m[fitted])
+    found_m, _ = ground_positions(calibration, points_px[~fitted], 1.0)
+    error_m = np.linalg.norm(found_m - points_m[~fitted], axis=1)
+    assert np.median(error_m) <= 0.05
+    assert np.percentile(error_m, 95) <= 0.15
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    focal_px=st.floats(300, 2000),
+    height_m=st.floats(2.5, 80),
+    tilt_rad=st.floats(0.1, 1.5),
+    share=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=20),
+    swap=st.booleans(),
+)
+def test_pixel_to_ground_to_pixel(focal_px, height_m, tilt_rad, share, swap):
+    camera = _make_camera(focal_px=focal_px, height_m=height_m, tilt_rad=tilt_rad)
+    top_px = max(camera.horizon_px + 20, 0)
+    corners_px = np.array([[0, top_px], [640, top_px], [640, 480], [0, 480.0]])
+    corners_m = camera.to_ground(corners_px)
+    calibration = fit_homography(corners_px, corners_m[:, ::-1] if swap else corners_m)  # a mirrored frame is fine
+    points_px = np.array([0, top_px]) + np.array(share) * [640, 480 - top_px]
+    there_m, _ = ground_positions(calibration, points_px, 1.0)
+    assert np.abs(to_pixels(calibration, there_m) - points_px).max() <= 1e-6
+
+
+def test_a_mistyped_point_is_set_aside_and_named():
+    points_m = GROUND_M.copy()
+    points_m[3] += [0, 3]
+    calibration = fit_homography(_pixels(_make_camera(), GROUND_M), points_m)
+    assert calibration.inliers.tolist() == [True, True, True, False, True, True, True, True]
+    assert calibration.rmse_m < 1e-6
+
+
+def test_beyond_the_horizon_is_nowhere():
+    camera = _make_camera(tilt_rad=0.2)
+    calibration = _make_calibration(camera)
+    points_px = np.array([[320, camera.horizon_px - 10], [320, camera.horizon_px + 10]])
+    xy_m, sigma_m = ground_positions(calibration, points_px, 2.0)
+    assert np.isnan(xy_m[0]).all()
+    assert np.isnan(sigma_m[0])
+    assert np.isfinite(xy_m[1]).all()
+    assert np.isnan(to_pixels(calibration, np.array([[0.0, -50]]))).all()
+
+
+def test_sigma_is_the_spread_of_noisy_pixels():
+    calibration = _make_calibration()
+    point_px = np.array([[250.0, 300.0]])
+    _, sigma_m = ground_positions(calibration, point_px, 1.5)
+    noisy_px = point_px + np.random.default_rng(1).normal(0, 1.5, (20_000, 2))
+    spread_m = np.linalg.eigvalsh(np.cov(ground_positions(calibration, noisy_px, 1.5)[0].T))
+    assert sigma_m[0] == pytest.approx(np.sqrt(spread_m[-1]), rel=0.03)
+
+
+def test_json_round_trip_is_exact():
+    calibration = _make_calibration(origin_lonlat=(8.55, 47.37))
+    again = Calibration.from_json(calibration.to_json())
+    assert again.to_json() == calibration.to_json()
+    assert np.array_equal(again.image_to_ground, calibration.image_to_ground)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"image_to_ground": 3, "origin_lonlat": None})])
+def test_what_is_no_calibration_is_refused(text):
+    with pytest.raises(CalibrationError, match="not a stored calibration"):
+        Calibration.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("points_px", "points_m", "message"),
+    [
+        (GROUND_M[:3], GROUND_M[:3], "at least 4 control points"),
+        (GROUND_M, GROUND_M[:4], "as many ground points as pixels"),
+        (GROUND_M * np.nan, GROUND_M, "finite numbers"),
+        (np.repeat(GROUND_M[:2], 3, axis=0), GROUND_M[:6], "different places in pixels"),
+        (GROUND_M[:5], np.stack([np.arange(5.0), 2 * np.arange(5.0)], axis=1), "one line in metres"),
+        ([[0, 0], [1, 0], [2, 0], [0, 1]], [[0, 0], [1, 0], [2, 1], [0, 1]], "three of four lie on one line"),
+        ([[0, 0], [1, 0], [1, 1], [0, 1]], [[0, 0], [1, 1], [1, 0], [0, 1]], "points exchanged"),
+    ],
+)
+def test_points_that_determine_no_plane_say_why(points_px, points_m, message):
+    with pytest.raises(CalibrationError, match=message):
+        fit_homography(np.array(points_px, dtype=float), np.array(points_m, dtype=float))
+
+
+def _make_observations(points_px: np.ndarray) -> pa.Table:
+    n = len(points_px)
+    columns: dict[str, Any] = {
+        "x1_px": points_px[:, 0] - 10,
+        "x2_px": points_px[:, 0] + 10,
+        "y1_px": points_px[:, 1] - 100,
+        "y2_px": points_px[:, 1],
+        "x_px": points_px[:, 0],
+        "y_px": points_px[:, 1],
+    }
+    for field in OBSERVATIONS:
+        if field.name in columns:
+            columns[field.name] = pa.array(columns[field.name]).cast(field.type)
+        elif field.nullable:
+            columns[field.name] = pa.nulls(n, field.type)
+        else:
+            columns[field.name] = (
+                pa.array([0] * n).cast(field.type) if field.type != pa.string() else pa.array(["a"] * n)
+            )
+    return pa.table([columns[field.name] for field in OBSERVATIONS], schema=OBSERVATIONS)
+
+
+def test_locate_fills_metres_and_keeps_the_schema():
+    camera = _make_camera(tilt_rad=0.2)
+    where_px = np.array([[300.0, 400], [320, camera.horizon_px - 50]])
+    located = locate(_make_observations(where_px), _make_calibration(camera))
+    assert located.schema.equals(OBSERVATIONS)
+    expected_m = camera.to_ground(where_px[:1])[0]
+    assert located["x_m"].to_pylist() == [pytest.approx(expected_m[0], abs=1e-3), None]
+    assert located["y_m"].to_pylist() == [pytest.approx(expected_m[1], abs=1e-3), None]
+    sigma_m = located["sigma_m"].to_pylist()
+    assert sigma_m[0] > 0
+    assert sigma_m[1] is None
+
+
+def test_points_in_metres_are_read(tmp_path):
+    path = tmp_path / "points.csv"
+    path.write_text("name, x_px, y_px, x_m, y_m\ngate, 10, 20, 1.5, -2\npost, 30, 40, 3, 4\n")
+    points = read_points(path)
+    assert points.points_px.tolist() == [[10, 20], [30, 40]]
+    assert points.points_m.tolist() == [[1.5, -2], [3, 4]]
+    assert points.origin_lonlat is None
+
+
+def test_longitude_and_latitude_come_back(tmp_path):
+    lonlat = np.array([[8.5400, 47.3700], [8.5410, 47.3700], [8.5410, 47.3707], [8.5400, 47.3708]])
+    points_px = np.array([[10, 400], [600, 410], [500, 100], [120, 90.0]])
+    path = tmp_path / "points.csv"
+    rows = [f"{u},{v},{lon!r},{lat!r}" for (u, v), (lon, lat) in zip(points_px.tolist(), lonlat.tolist(), strict=True)]
+    path.write_text("x_px,y_px,lon,lat\n" + "\n".join(rows))
+    points = read_points(path)
+    # One degree of latitude is 111.2 km at this place, one of longitude 75.4 km.
+    assert np.ptp(points.points_m, axis=0) == pytest.approx([75.4, 89], rel=0.01)
+    calibration = fit_homography(points.points_px, points.points_m, points.origin_lonlat)
+    xy_m, _ = ground_positions(calibration, points_px, 1.0)
+    assert to_lonlat(calibration, xy_m) == pytest.approx(lonlat, abs=1e-8)
+    with pytest.raises(CalibrationError, match="lon and lat"):
+        to_lonlat(_make_calibration(), xy_m)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no rows"),
+        ("a,b\n1,2\n", "found a, b"),
+        ("x_px,y_px,x_m,y_m\n1,2,3,4\n1,2,three,4\n", "line 3: x_m must be a number, got 'three'"),
+        ("x_px,y_px,lon,lat\n1,2,10,110\n", "exchanged"),
+    ],
+)
+def test_a_bad_points_file_names_the_place(tmp_path, text, message):
+    path = tmp_path / "points.csv"
+    path.write_text(text)
+    with pytest.raises(CalibrationError, match=message):
+        read_points(path)
+
+
+def test_a_missing_points_file_is_named(tmp_path):
+    with pytest.raises(CalibrationError, match=r"nowhere\.csv"):
+        read_points(tmp_path / "nowhere.csv")
