@@ -212,12 +212,12 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 DETECTIONS = pa.schema(
     [
         pa.field("pts_ns", pa.int64(), nullable=False),
-        pa.field("class_name", pa.string(), nullable=False),
-        pa.field("confidence", pa.float32(), nullable=False),
-        *(pa.field(f"{c}_px", pa.float32(), nullable=False) for c in ("x1", "y1", "x2", "y2")),
+        pa.field("class_name", pa.list_(pa.string()), nullable=False),
+        pa.field("confidence", pa.list_(pa.float32()), nullable=False),
+        pa.field("xyxy_px", pa.list_(pa.float32()), nullable=False),
     ]
 )
-"""Detect -> track: the detections of one chunk's keyframes. A keyframe without detections is listed beside it."""
+"""Detect -> track: one row per keyframe, its detections as lists (boxes flat: x1, y1, x2, y2, x1, ...)."""
 
 OBSERVATIONS = pa.schema(
     [

@@ -1,0 +1,162 @@
+"""Frames -> detections on keyframes: ultralytics YOLO in any format it loads."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import supervision as sv
+import torch
+
+from flows.config import DetectSettings
+from flows.errors import ModelError, OutOfMemoryError, UnknownClassError
+from flows.models import resolve
+from flows.schema import DETECTIONS, Frame, ImageArray
+
+
+class Detector:
+    """A YOLO model.
+
+    Calling it with images, each (height, width, 3) uint8 RGB, gives one `supervision.Detections` an image: `xyxy`
+    (N, 4) float32 pixels of the image, `confidence` (N,), and class names in `data["class_name"]`.
+
+    Args:
+        settings: Which model, which classes, from which confidence on.
+        device: `cpu`, `cuda`, `cuda:1`, ...
+
+    Raises:
+        ModelError: The model is unknown, missing, or no detector.
+        UnknownClassError: A class name that the model does not know.
+    """
+
+    def __init__(self, settings: DetectSettings, device: str) -> None:
+        from ultralytics import YOLO
+
+        self._settings = settings
+        self._device = device
+        path = resolve(settings.detector, "detector").path
+        try:
+            # An export folder does not say its task; ultralytics would guess it, with a warning.
+            self._model = YOLO(path, task="detect", verbose=False)
+            names = self._model.names
+        except Exception as error:
+            raise ModelError(f"{path}: not a detector ultralytics can load: {error}") from error
+        self.class_names: dict[int, str] = dict(names)
+        self._class_ids = _class_ids(self.class_names, settings.classes)
+        # An exported model runs at the size and batch it was exported with.
+        exported = Path(path).is_dir() or Path(path).suffix not in (".pt", ".yaml")
+        self._batch = 1 if exported else settings.batch
+        self._image_size = settings.image_size or _trained_size(self._model)
+
+    def __call__(self, images_rgb: list[ImageArray]) -> list[sv.Detections]:
+        found: list[sv.Detections] = []
+        while len(found) < len(images_rgb):
+            part = images_rgb[len(found) : len(found) + self._batch]
+            try:
+                found.extend(self._infer(part))
+            except torch.OutOfMemoryError as error:
+                torch.cuda.empty_cache()
+                if len(part) == 1:
+                    raise OutOfMemoryError(
+                        f"the detector does not fit the memory of {self._device} even for one frame; "
+                        "use a smaller model or give the actor more of the GPU"
+                    ) from error
+                self._batch = len(part) // 2
+        return found
+
+    def _infer(self, images_rgb: list[ImageArray]) -> list[sv.Detections]:
+        results = self._model.predict(
+            # ultralytics takes arrays as OpenCV does: BGR.
+            [np.ascontiguousarray(image[..., ::-1]) for image in images_rgb],
+            conf=self._settings.min_conf,
+            iou=self._settings.nms_iou,
+            classes=self._class_ids,
+            device=self._device,
+            verbose=False,
+            **({"imgsz": self._image_size} if self._image_size else {}),
+        )
+        return [sv.Detections.from_ultralytics(result) for result in results]
+
+
+def _class_ids(known: dict[int, str], wanted: tuple[str, ...]) -> list[int] | None:
+    ids = {name: class_id for class_id, name in known.items()}
+    for name in wanted:
+        if name not in ids:
+            close = difflib.get_close_matches(name, ids, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise UnknownClassError(
+                f"class {name!r} is unknown to the detector; {hint}it knows: {', '.join(sorted(ids))}"
+            )
+    return [ids[name] for name in wanted] or None
+
+
+def _trained_size(model: object) -> int | None:
+    """Input size (long side) a checkpoint was trained with; ultralytics would fall back to 640."""
+    size = getattr(model, "overrides", {}).get("imgsz")
+    return max(size) if isinstance(size, (list, tuple)) else size
+
+
+def is_keyframe(number: int, previous: int | None, every: int) -> bool:
+    """Whether a frame is a keyframe: the first one, and every one that enters a new interval of `every` frames.
+
+    Counted from the video's beginning, so that neighbouring chunks agree on the frames they share.
+    """
+    return previous is None or number // every != previous // every
+
+
+def keyframe_interval(settings: DetectSettings, fps: float) -> int:
+    """Frames from keyframe to keyframe."""
+    if settings.detect_every_seconds is not None:
+        return max(1, round(settings.detect_every_seconds * fps))
+    return settings.detect_every
+
+
+def keyframes(frames: Iterable[Frame], every: int) -> Iterator[Frame]:
+    """The keyframes among frames, and the last frame: what ends a chunk should be seen by the detector too."""
+    previous: int | None = None
+    last: Frame | None = None
+    for frame in frames:
+        chosen = is_keyframe(frame.number, previous, every)
+        previous = frame.number
+        last = None if chosen else frame
+        if chosen:
+            yield frame
+    if last is not None:
+        yield last
+
+
+def detect_keyframes(frames: Iterable[Frame], detector: Detector, every: int, batch: int) -> pa.Table:
+    """Detections of the keyframes among frames, one row a keyframe (schema DETECTIONS)."""
+    chosen = keyframes(frames, every)
+    rows: list[dict[str, Any]] = []
+    while part := list(islice(chosen, batch)):
+        found = detector([frame.image_rgb for frame in part])
+        rows.extend(_to_row(frame.pts_ns, detections) for frame, detections in zip(part, found, strict=True))
+    return pa.Table.from_pylist(rows, schema=DETECTIONS)
+
+
+def _to_row(pts_ns: int, detections: sv.Detections) -> dict[str, Any]:
+    return {
+        "pts_ns": pts_ns,
+        "class_name": [str(name) for name in detections.data.get("class_name", ())],
+        "confidence": [] if detections.confidence is None else detections.confidence.tolist(),
+        "xyxy_px": detections.xyxy.ravel().tolist(),
+    }
+
+
+def from_table(table: pa.Table) -> dict[int, sv.Detections]:
+    """Detections by keyframe (`pts_ns`) of a table of schema DETECTIONS."""
+    return {
+        row["pts_ns"]: sv.Detections(
+            xyxy=np.array(row["xyxy_px"], dtype=np.float32).reshape(-1, 4),
+            confidence=np.array(row["confidence"], dtype=np.float32),
+            class_id=np.zeros(len(row["confidence"]), dtype=int),
+            data={"class_name": np.array(row["class_name"], dtype=object)},
+        )
+        for row in table.to_pylist()
+    }

@@ -1,0 +1,158 @@
+"""The motion model: constant velocity of a box in pixels and seconds, on filterpy.
+
+State: centre, extent and their velocities, [cx, cy, w, h, vx, vy, vw, vh], in px and px/s. Process noise is
+continuous white acceleration (Bar-Shalom, Li, Kirubarajan, "Estimation with Applications to Tracking and
+Navigation", 2001, ch. 6.2.2), its strength proportional to the object's size (the longer side of its box) as in
+DeepSORT (Wojke et al. 2017), but per second rather than per frame, so that it means the same at every frame rate.
+Measurement noise is a share of the size, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from filterpy.kalman import KalmanFilter
+from scipy.stats import chi2
+
+from flows.schema import NS, FloatArray
+
+Float64Array = npt.NDArray[np.float64]
+
+# How much a velocity changes within one second, in object sizes per second (standard deviation): a walking person,
+# one size tall, goes 0.8 sizes/s and may stop or turn within that second.
+_SPEED_CHANGE = 0.6
+# The same of the velocity with which the box grows and shrinks.
+_GROWTH_CHANGE = 0.2
+# A newborn's speed is unknown within about this many sizes per second.
+_BIRTH_SPEED = 1.0
+_BIRTH_GROWTH = 0.2
+_LEAST_SIZE_PX = 4.0
+
+_MEASURE = np.hstack([np.eye(4), np.zeros((4, 4))])
+
+
+def gate_threshold(probability: float) -> float:
+    """Squared Mahalanobis distance that a true measurement (4 values) stays under with this probability."""
+    return float(chi2.ppf(probability, df=4))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What smoothing needs of one frame: the filtered state and how the frame was reached."""
+
+    pts_ns: int
+    mean: Float64Array
+    covariance: Float64Array
+    transition: Float64Array
+    noise: Float64Array
+
+
+class BoxKalman:
+    """Kalman filter of one object's box.
+
+    Args:
+        box_xyxy: First box, (4,) pixels.
+        pts_ns: Its time.
+        sigma: Standard deviation of its edges, as a share of its size.
+    """
+
+    def __init__(self, box_xyxy: FloatArray, pts_ns: int, sigma: float) -> None:
+        measured = _to_centre(box_xyxy)
+        size = _size(measured)
+        self._filter = KalmanFilter(dim_x=8, dim_z=4)
+        self._filter.H = _MEASURE
+        self._filter.x = np.concatenate([measured, np.zeros(4)])
+        spread = np.repeat([sigma * size, _BIRTH_SPEED * size, _BIRTH_GROWTH * size], [4, 2, 2])
+        self._filter.P = np.diag(spread**2)
+        self._pts_ns = pts_ns
+        self._steps: list[_Step] = []
+        self._log(np.eye(8), np.zeros((8, 8)))
+
+    @property
+    def box_xyxy(self) -> FloatArray:
+        """Current estimate, (4,) pixels."""
+        return _to_corners(self._filter.x[:4])
+
+    @property
+    def velocity_px_s(self) -> tuple[float, float]:
+        """Velocity of the centre."""
+        return float(self._filter.x[4]), float(self._filter.x[5])
+
+    @property
+    def spread_px(self) -> float:
+        """Standard deviation of the centre, the larger of both axes."""
+        return float(np.sqrt(max(self._filter.P[0, 0], self._filter.P[1, 1])))
+
+    def predict(self, pts_ns: int) -> FloatArray:
+        """Move to a later time and return the expected box."""
+        dt = (pts_ns - self._pts_ns) / NS
+        if dt <= 0:
+            raise ValueError(f"cannot predict from {self._pts_ns} ns to {pts_ns} ns: time runs forward")
+        transition = np.eye(8)
+        transition[:4, 4:] = dt * np.eye(4)
+        change = np.array([_SPEED_CHANGE] * 2 + [_GROWTH_CHANGE] * 2) * _size(self._filter.x)
+        noise = _white_acceleration(dt, change)
+        self._filter.predict(F=transition, Q=noise)
+        # A box that shrinks at constant speed would turn inside out while it is hidden.
+        for extent, speed in ((2, 6), (3, 7)):
+            if self._filter.x[extent] < _LEAST_SIZE_PX:
+                self._filter.x[extent], self._filter.x[speed] = _LEAST_SIZE_PX, 0.0
+        self._pts_ns = pts_ns
+        self._log(transition, noise)
+        return self.box_xyxy
+
+    def distance2(self, box_xyxy: FloatArray, sigma: float) -> float:
+        """Squared Mahalanobis distance of a measured box from the prediction."""
+        innovation = _to_centre(box_xyxy) - self._filter.x[:4]
+        spread = self._filter.P[:4, :4] + self._measurement_noise(box_xyxy, sigma)
+        return float(innovation @ np.linalg.solve(spread, innovation))
+
+    def update(self, box_xyxy: FloatArray, sigma: float) -> None:
+        """Take a measured box in; `sigma` is the deviation of its edges as a share of its size."""
+        self._filter.update(_to_centre(box_xyxy), R=self._measurement_noise(box_xyxy, sigma))
+        last = self._steps[-1]
+        self._steps[-1] = _Step(last.pts_ns, self._filter.x.copy(), self._filter.P.copy(), last.transition, last.noise)
+
+    def smoothed(self) -> dict[int, FloatArray]:
+        """Boxes at every time so far, each estimated from both sides (Rauch, Tung, Striebel 1965)."""
+        steps = self._steps
+        means, *_ = self._filter.rts_smoother(
+            np.stack([step.mean for step in steps]),
+            np.stack([step.covariance for step in steps]),
+            Fs=[step.transition for step in steps],
+            Qs=[step.noise for step in steps],
+        )
+        return {step.pts_ns: _to_corners(mean[:4]) for step, mean in zip(steps, means, strict=True)}
+
+    def _log(self, transition: Float64Array, noise: Float64Array) -> None:
+        self._steps.append(_Step(self._pts_ns, self._filter.x.copy(), self._filter.P.copy(), transition, noise))
+
+    @staticmethod
+    def _measurement_noise(box_xyxy: FloatArray, sigma: float) -> Float64Array:
+        return np.diag(np.full(4, (sigma * _size(_to_centre(box_xyxy))) ** 2))
+
+
+def _white_acceleration(dt: float, change: Float64Array) -> Float64Array:
+    """Covariance (8, 8) added over `dt` seconds; `change` (4,) is the velocity's deviation after one second, px/s."""
+    density = np.diag(change**2)
+    noise = np.zeros((8, 8))
+    noise[:4, :4] = density * dt**3 / 3
+    noise[:4, 4:] = noise[4:, :4] = density * dt**2 / 2
+    noise[4:, 4:] = density * dt
+    return noise
+
+
+def _size(centre: Float64Array) -> float:
+    return max(float(centre[2]), float(centre[3]), _LEAST_SIZE_PX)
+
+
+def _to_centre(box_xyxy: FloatArray) -> Float64Array:
+    x1, y1, x2, y2 = (float(v) for v in box_xyxy)
+    return np.array([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1])
+
+
+def _to_corners(centre: Float64Array) -> FloatArray:
+    cx, cy, w, h = centre
+    return np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dtype=np.float32)
