@@ -1,0 +1,258 @@
+"""Training clips for the nano segmenter: short videos with exact or teacher-made masks, made on the fly.
+
+A clip is a base (a texture, a still or moving window of a real clip) with sprites (textured shapes, or real objects
+cut out of masklets) moving over it. Everything is drawn from one random generator, so a clip is a function of its
+seed and step, and a resumed run sees the clips it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.demo.masklets import MaskletClip
+from flows.demo.sprites import cutout_sprite, paste, shape_sprite, texture
+
+Image = NDArray[np.uint8]
+Ids = NDArray[np.int32]
+
+# Objects with fewer pixels at model resolution are neither prompted nor called visible.
+MIN_PROMPT_AREA_PX = 24
+MIN_VISIBLE_AREA_PX = 8
+# Sprites' ids start here; below are the labels of the base's masklets.
+SPRITE_ID0 = 1000
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """What clips to make.
+
+    Attributes:
+        size_px: Side of the square frames.
+        frames: Frames a clip.
+        objects: Objects tracked in each clip.
+        real_share: Share of clips with a real base; the rest has a textured one.
+    """
+
+    size_px: int
+    frames: int
+    objects: int
+    real_share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip with what is asked of the segmenter.
+
+    Attributes:
+        frames: (T, S, S, 3) uint8 RGB.
+        masks: (K, T, S, S) bool, visible parts.
+        valid: (K, T) bool: whether the truth is known there.
+        boxes_xyxy: (K, T, 4) float32 boxes of the masks in pixels; zeros where the object is hidden.
+    """
+
+    frames: Image
+    masks: NDArray[np.bool_]
+    valid: NDArray[np.bool_]
+    boxes_xyxy: NDArray[np.float32]
+
+    @property
+    def visible(self) -> NDArray[np.bool_]:
+        """(K, T) bool: whether enough of the object is seen."""
+        return np.asarray(self.masks.sum((2, 3)) >= MIN_VISIBLE_AREA_PX)
+
+
+@dataclass
+class _Canvas:
+    """A clip while it is being drawn."""
+
+    frames: list[Image]
+    ids: list[Ids]
+    # Where the base's labels are known: (frame, label) pairs.
+    known: set[tuple[int, int]] = field(default_factory=set)
+
+
+class ClipMaker:
+    """Makes clips from masklet files and from nothing.
+
+    Args:
+        masklet_paths: Files that `masklets.make_masklets` wrote; without any, everything is synthetic.
+    """
+
+    def __init__(self, masklet_paths: Sequence[Path] = ()) -> None:
+        self._clips = [clip for clip in map(MaskletClip.load, masklet_paths) if len(clip.boxes)]
+        # A clip counts by the square root of its masks, so that the longest does not crowd out the others.
+        weights = np.sqrt([len(clip.boxes) for clip in self._clips])
+        self._weights = weights / max(weights.sum(), 1e-9)
+
+    def make(self, rng: np.random.Generator, spec: ClipSpec) -> Clip:
+        """One clip; drawn again until it has an object to track."""
+        while True:
+            canvas = self._base(rng, spec)
+            self._add_sprites(rng, spec, canvas)
+            clip = _choose_objects(rng, spec, canvas)
+            if clip is not None:
+                return degrade(rng, clip)
+
+    def _base(self, rng: np.random.Generator, spec: ClipSpec) -> _Canvas:
+        if not self._clips or rng.random() >= spec.real_share:
+            return _textured_base(rng, spec)
+        source = self._clips[rng.choice(len(self._clips), p=self._weights)]
+        # A still base is what a fixed camera sees, and makes every pasted object's truth exact.
+        return _real_base(rng, spec, source, still=bool(rng.random() < 0.45))
+
+    def _add_sprites(self, rng: np.random.Generator, spec: ClipSpec, canvas: _Canvas) -> None:
+        base_is_real = bool(canvas.known)
+        count = int(rng.integers(0, 4) if base_is_real else rng.integers(2, 9))
+        sprites = []
+        while len(sprites) < count:
+            if self._clips and rng.random() < max(spec.real_share, 0.1):
+                source = self._clips[rng.choice(len(self._clips), p=self._weights)]
+                sprite = cutout_sprite(rng, source, spec.size_px, spec.frames)
+            else:
+                sprite = shape_sprite(rng, spec.size_px, spec.frames)
+            if sprite is None:
+                continue
+            sprites.append(sprite)
+            if rng.random() < 0.25:
+                sprites.append(sprite.lookalike(rng, spec.size_px))
+        shake = _camera_shake(rng, spec)
+        for index, sprite in enumerate(sprites):
+            for t in range(spec.frames):
+                paste(canvas.frames[t], canvas.ids[t], sprite, t, SPRITE_ID0 + index, shake[t])
+
+
+def _camera_shake(rng: np.random.Generator, spec: ClipSpec) -> NDArray[np.float64]:
+    """(T, 2) offsets in pixels of a camera that pans and trembles, or stands still."""
+    if rng.random() < 0.6:
+        return np.zeros((spec.frames, 2))
+    pan = rng.normal(0, 0.01, 2) * spec.size_px
+    tremble = rng.normal(0, 0.003, (spec.frames, 2)) * spec.size_px
+    return np.arange(spec.frames)[:, None] * pan + tremble
+
+
+def _textured_base(rng: np.random.Generator, spec: ClipSpec) -> _Canvas:
+    size = spec.size_px
+    big = texture(rng, int(size * 1.5), int(rng.integers(2, 14)))
+    for _ in range(int(rng.integers(0, 8))):
+        x0, y0 = rng.integers(0, int(size * 1.4), 2)
+        w, h = rng.integers(4, size // 2, 2)
+        big[y0 : y0 + h, x0 : x0 + w] = texture(rng, 64, 6)[:1, :1] if rng.random() < 0.5 else rng.integers(0, 255, 3)
+    start = rng.uniform(0, size * 0.25, 2)
+    velocity = rng.normal(0, 0.01, 2) * size if rng.random() < 0.4 else np.zeros(2)
+    frames = []
+    for t in range(spec.frames):
+        x, y = np.clip(start + t * velocity, 0, size * 0.5).astype(int)
+        frames.append(big[y : y + size, x : x + size].copy())
+    return _Canvas(frames, [np.zeros((size, size), np.int32) for _ in range(spec.frames)])
+
+
+def _real_base(rng: np.random.Generator, spec: ClipSpec, source: MaskletClip, still: bool) -> _Canvas:
+    """A window of a real clip around one of its objects, scaled so that it is 8-150 px tall at 256 px."""
+    row = source.boxes[rng.integers(len(source.boxes))]
+    start, box = int(row[0]), row[2:].astype(float)
+    stride = 0 if still else int(rng.choice([1, 1, 2, 3, 4]))
+    if start + stride * (spec.frames - 1) >= len(source.jpegs):
+        stride = -stride  # played backwards
+        if start + stride * (spec.frames - 1) < 0:
+            stride = 0
+    steps = [start + stride * t for t in range(spec.frames)]
+    transforms = _window(rng, spec, source, box)
+    size = (spec.size_px, spec.size_px)
+    canvas = _Canvas([], [])
+    flip = rng.random() < 0.5
+    seen = set(map(tuple, source.boxes[:, :2].tolist()))
+    for t, index in enumerate(steps):
+        if t and stride == 0 and np.array_equal(transforms[t], transforms[t - 1]):
+            canvas.frames.append(canvas.frames[-1].copy())
+            canvas.ids.append(canvas.ids[-1].copy())
+        else:
+            scaled_down = abs(np.linalg.det(transforms[t][:, :2])) < 0.5
+            frame = source.frame(index)
+            if scaled_down:
+                frame = cv2.blur(frame, (2, 2))  # against aliasing, which no resized video has
+            rgb = cv2.warpAffine(frame, transforms[t], size, borderMode=cv2.BORDER_REFLECT_101)
+            labels = cv2.warpAffine(source.labels(index), transforms[t], size, flags=cv2.INTER_NEAREST)
+            canvas.frames.append(np.ascontiguousarray(rgb[:, ::-1] if flip else rgb))
+            canvas.ids.append(np.ascontiguousarray(labels[:, ::-1] if flip else labels).astype(np.int32))
+        canvas.known |= {(t, label) for label in np.unique(source.boxes[:, 1]).tolist() if (index, label) in seen}
+    return canvas
+
+
+def _window(
+    rng: np.random.Generator, spec: ClipSpec, source: MaskletClip, box: NDArray[np.float64]
+) -> list[NDArray[np.float64]]:
+    """(2, 3) affine maps from source frames to the clip's, with a slow zoom and a camera that may shake."""
+    height, width = source.frame(0).shape[:2]
+    tall_px = np.exp(rng.uniform(np.log(12), np.log(150))) * spec.size_px / 256
+    scale_y = tall_px / max(box[3] - box[1], 1.0)
+    # Never much smaller than the whole frame, never blown up beyond what there is to see. SAM 2 squeezes frames to
+    # squares, so wide video is narrowed.
+    aspect = rng.uniform(0.5, 1.1)
+    scale_y = float(np.clip(scale_y, spec.size_px / height * 0.95, 2.0))
+    scale_x = max(scale_y * aspect, spec.size_px / width * 0.8)
+    centre = np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])
+    target = rng.uniform(0.2, 0.8, 2) * spec.size_px
+    zoom = rng.normal(0, 0.004) if rng.random() < 0.3 else 0.0
+    shake = _camera_shake(rng, spec)
+    maps = []
+    for t in range(spec.frames):
+        grow = np.exp(zoom * t)
+        scales = np.array([scale_x, scale_y]) * grow
+        offset = target + shake[t] - scales * centre
+        if not shake.any():
+            # A still camera shows a whole frame where it can, not a mirrored border.
+            offset = np.clip(offset, np.minimum(spec.size_px - scales * (width, height), 0), 0)
+        maps.append(np.array([[scales[0], 0, offset[0]], [0, scales[1], offset[1]]]))
+    return maps
+
+
+def _choose_objects(rng: np.random.Generator, spec: ClipSpec, canvas: _Canvas) -> Clip | None:
+    """Pick objects that are visible in the first frame, some of them again where there are too few."""
+    ids, areas = np.unique(canvas.ids[0], return_counts=True)
+    too_large = 0.6 * spec.size_px**2
+    eligible = [int(i) for i, area in zip(ids, areas, strict=True) if i and MIN_PROMPT_AREA_PX <= area <= too_large]
+    if not eligible:
+        return None
+    rng.shuffle(eligible)
+    chosen = (eligible * spec.objects)[: spec.objects]
+    stack = np.stack(canvas.ids)
+    masks = np.stack([stack == i for i in chosen])
+    valid = np.array([[i >= SPRITE_ID0 or (t, i) in canvas.known for t in range(spec.frames)] for i in chosen])
+    boxes = np.array([[_box_xyxy(mask) for mask in track] for track in masks], dtype=np.float32)
+    return Clip(np.stack(canvas.frames), masks, valid, boxes)
+
+
+def _box_xyxy(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    if not len(columns):
+        return (0.0, 0.0, 0.0, 0.0)
+    return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+
+
+def degrade(rng: np.random.Generator, clip: Clip) -> Clip:
+    """Colour, blur, noise and compression of a real camera, the same over the clip except for the noise."""
+    frames = clip.frames.astype(np.float32)
+    if rng.random() < 0.8:
+        gain = rng.uniform(0.6, 1.4) * rng.uniform(0.85, 1.15, 3)
+        grey = frames.mean((1, 2, 3), keepdims=True)
+        frames = (frames - grey) * rng.uniform(0.6, 1.3) + grey * gain + rng.uniform(-20, 20)
+    if rng.random() < 0.15:
+        frames = np.repeat(frames.mean(3, keepdims=True), 3, axis=3)
+    if rng.random() < 0.35:
+        sigma = rng.uniform(0.3, 1.2)
+        frames = np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in frames])
+    if rng.random() < 0.5:
+        # One noise field, shifted, costs a fraction of a new one a frame.
+        noise = rng.normal(0, rng.uniform(1, 10), frames.shape[1:]).astype(np.float32)
+        frames += np.stack([np.roll(noise, tuple(rng.integers(0, 64, 2)), (0, 1)) for _ in frames])
+    out = np.clip(frames, 0, 255).astype(np.uint8)
+    if rng.random() < 0.4:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))]
+        out = np.stack([cv2.imdecode(cv2.imencode(".jpg", frame, quality)[1], cv2.IMREAD_COLOR) for frame in out])
+    return Clip(out, clip.masks, clip.valid, clip.boxes_xyxy)

@@ -1,0 +1,79 @@
+"""Training of the nano models: `python -m flows.demo.train segmenter|detector|masklets`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Train the nano models that Sightflow ships.", no_args_is_help=True)
+
+
+@app.command()
+def masklets(
+    clips: Annotated[list[Path], typer.Option(help="Videos or folders of videos.")],
+    teacher: Annotated[Path, typer.Option(help="Segmentation model that ultralytics can load.")],
+    out: Annotated[Path, typer.Option(help="Folder for the masklet files.")],
+    stride: Annotated[int, typer.Option(help="Use every stride-th frame.")] = 1,
+) -> None:
+    """Segment real clips with a teacher and link the masks over time."""
+    from flows.demo.masklets import make_masklets
+
+    make_masklets(clips, teacher, out, stride)
+
+
+@app.command()
+def segmenter(
+    out: Annotated[Path, typer.Option(help="Folder for checkpoint, log and pictures.")],
+    masklets: Annotated[
+        Path | None, typer.Option(help="Folder of masklet files; synthetic clips only without.")
+    ] = None,
+    hold_back: Annotated[list[str] | None, typer.Option(help="Masklet files (stem) kept for validation.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
+    init: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    workers: Annotated[int, typer.Option(help="Processes that make clips.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda; the default takes a GPU where there is one.")] = "",
+    max_minutes: Annotated[float, typer.Option(help="Stop (resumably) after this time.")] = float("inf"),
+) -> None:
+    """Train the nano segmenter through its curriculum."""
+    import torch
+
+    from flows.demo.clips import ClipMaker
+    from flows.demo.train_segmenter import Trainer
+
+    paths = sorted(masklets.glob("*.npz")) if masklets else []
+    maker = ClipMaker([path for path in paths if path.stem not in (hold_back or [])])
+    trainer = Trainer(
+        out_dir=out,
+        maker=maker,
+        seed=seed,
+        learning_rate=learning_rate,
+        workers=workers,
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        init_weights=init,
+    )
+    if resume:
+        trainer.resume()
+    trainer.run(max_minutes * 60)
+
+
+@app.command()
+def detector(
+    out: Annotated[Path, typer.Option(help="Folder for checkpoint, log and pictures.")],
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
+) -> None:
+    """Train the nano detector."""
+    from flows.demo.train_detector import train_detector
+
+    train_detector(out=out, resume=resume, seed=seed)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=os.environ.get("LOGLEVEL", "INFO"), format="%(asctime)s %(message)s")
+    app()
