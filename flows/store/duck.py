@@ -1,0 +1,123 @@
+"""SQL over files and Arrow tables, in a DuckDB database that lives in memory for one statement."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from flows.errors import StoreError
+from flows.store.base import Filter
+from flows.store.sql import bound, normalised
+from flows.store.tables import TRACK_OBSERVATIONS, checked_columns
+
+ROWS_PER_BATCH = 65_536
+
+
+@dataclass(frozen=True)
+class Files:
+    """A table that lies in Parquet files of one schema, hive-partitioned by source_id; there may be none."""
+
+    schema: pa.Schema
+    paths: Sequence[Path]
+
+
+def query(tables: Mapping[str, pa.Table | Files], sql: str, parameters: Mapping[str, Any] | None) -> pa.Table:
+    """Run one SELECT over the tables and the views of `views.sql`.
+
+    Raises:
+        StoreError: Not one SELECT, parameters that do not fit, or a statement DuckDB refuses.
+        FileNotFoundError: A file is gone.
+    """
+    values = bound(sql, parameters)
+    try:
+        statements = duckdb.extract_statements(sql)
+        if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+            raise StoreError(f"a query is one SELECT, got: {sql.strip()[:200]}")
+        with _connect(tables) as connection:
+            return normalised(connection.sql(sql, params=values).to_arrow_table())
+    except duckdb.Error as error:
+        raise _translated(error) from error
+
+
+def stream(
+    tables: Mapping[str, pa.Table | Files], where: Filter, columns: Sequence[str] | None
+) -> Iterator[pa.RecordBatch]:
+    """Rows of `track_observations` by (video_id, pts_ns, track_id); files are read before this returns."""
+    names = checked_columns(list(columns) if columns is not None else TRACK_OBSERVATIONS.names)
+    conditions, values = filter_sql(where)
+    sql = f"select {', '.join(names)} from track_observations where {conditions} order by video_id, pts_ns, track_id"
+    schema = pa.schema([TRACK_OBSERVATIONS.field(name) for name in names])
+    connection = _connect(tables)
+    try:
+        batches = (batch.cast(schema) for batch in connection.sql(sql, params=values).to_arrow_reader(ROWS_PER_BATCH))
+        # Sorting has read every file once the first batch is there, so that a later commit cannot disturb it.
+        first = next(batches, None)
+    except duckdb.Error as error:
+        raise _translated(error) from error
+    return chain([first], batches) if first is not None else iter(())
+
+
+def filter_sql(where: Filter) -> tuple[str, dict[str, Any]]:
+    """A filter as a condition on `track_observations`, with its parameters; t1 is exclusive."""
+    clauses = {
+        "source_id": "source_id = $source_id",
+        "video_id": "video_id = $video_id",
+        "t0": "ts >= $t0",
+        "t1": "ts < $t1",
+        "class_names": "class_name = any($class_names)",
+        "track_ids": "track_id = any($track_ids)",
+    }
+    given = {name: getattr(where, name) for name in clauses if getattr(where, name) not in (None, ())}
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    return " and ".join(clauses[name] for name in given) or "true", values
+
+
+def _connect(tables: Mapping[str, pa.Table | Files]) -> duckdb.DuckDBPyConnection:
+    # Two databases must not spill into one folder, and none into the working directory.
+    spill = Path(tempfile.gettempdir()) / f"sightflow-duckdb-{secrets.token_hex(8)}"
+    connection = duckdb.connect(
+        config={
+            "temp_directory": str(spill),
+            # An unknown function would otherwise be looked for on the network.
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+        }
+    )
+    connection.execute("set TimeZone = 'UTC'")
+    for name, table in tables.items():
+        if isinstance(table, pa.Table):
+            connection.register(name, table)
+        elif table.paths:
+            connection.execute(_view_of_files(name, table))
+        else:
+            connection.register(name, table.schema.empty_table())
+    connection.execute(files("flows.store").joinpath("views.sql").read_text(encoding="utf-8"))
+    return connection
+
+
+def _view_of_files(name: str, table: Files) -> str:
+    paths = ", ".join("'" + _literal(path) + "'" for path in table.paths)
+    options = "hive_partitioning = true, hive_types = {'source_id': varchar}"
+    return f"create view {name} as select {', '.join(table.schema.names)} from read_parquet([{paths}], {options})"
+
+
+def _literal(path: Path) -> str:
+    # A name may hold what DuckDB takes for a pattern.
+    return re.sub(r"([*?\[])", r"[\1]", str(path)).replace("'", "''")
+
+
+def _translated(error: duckdb.Error) -> Exception:
+    message = str(error)
+    if isinstance(error, duckdb.IOException) and re.search("No such file|No files found", message):
+        return FileNotFoundError(message)
+    return StoreError(f"the query failed: {message}")

@@ -1,0 +1,119 @@
+"""The tables beside those of `schema`, and the columns both stores show for them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.errors import StoreError
+from flows.schema import OBSERVATIONS, TIMESTAMP, Chunk, ChunkResult, ChunkState, Video
+
+SOURCES = pa.schema([pa.field("source_id", pa.string()), pa.field("time_zone", pa.string())])
+
+VIDEOS = pa.schema(
+    [
+        pa.field("video_id", pa.string()),
+        pa.field("source_id", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("content_hash", pa.string()),
+        pa.field("width_px", pa.int64()),
+        pa.field("height_px", pa.int64()),
+        pa.field("fps", pa.float64()),
+        pa.field("duration_s", pa.float64()),
+        pa.field("codec", pa.string()),
+        pa.field("container", pa.string()),
+        pa.field("rotation_deg", pa.int64()),
+        pa.field("start_time", TIMESTAMP),
+    ]
+)
+
+RUNS = pa.schema(
+    [
+        pa.field("run_id", pa.string()),
+        pa.field("started_at", TIMESTAMP),
+        pa.field("command", pa.string()),
+        pa.field("settings", pa.string()),
+    ]
+)
+
+ZONES = pa.schema([pa.field(name, pa.string()) for name in ("source_id", "name", "kind", "unit", "points")])
+
+CALIBRATIONS = pa.schema([pa.field("source_id", pa.string()), pa.field("calibration", pa.string())])
+
+TRACK_OBSERVATIONS = OBSERVATIONS.append(pa.field("track_id", pa.string(), nullable=False))
+
+NEVER_ENDED = (
+    "began {attempts} times and never ended: its process was killed each time. Likely out of memory; "
+    "use a smaller model, a smaller image size or a machine with more memory, then run again with --retry-failed"
+)
+
+
+def video_row(video: Video) -> dict[str, Any]:
+    """The row of a video in VIDEOS."""
+    return {"video_id": video.video_id, **{field.name: getattr(video, field.name) for field in fields(video)}}
+
+
+def planned_row(chunk: Chunk) -> dict[str, Any]:
+    """The ledger row of a chunk nobody has begun."""
+    return {
+        "chunk_id": chunk.chunk_id,
+        "video_id": chunk.video.video_id,
+        "source_id": chunk.video.source_id,
+        "index": chunk.index,
+        "start_ns": chunk.start_ns,
+        "end_ns": chunk.end_ns,
+        "overlap_ns": chunk.overlap_ns,
+        "settings_hash": chunk.settings_hash,
+        "state": ChunkState.PLANNED.value,
+        "attempts": 0,
+        "error": None,
+        "rows": 0,
+        "frames": 0,
+        "counters": "{}",
+        "timings": "{}",
+        "updated_at": datetime.now(UTC),
+    }
+
+
+def ended_row(before: Mapping[str, Any], result: ChunkResult) -> dict[str, Any]:
+    """The ledger row of a chunk once its result is committed."""
+    return {
+        **before,
+        "state": (ChunkState.DONE if result.error is None else ChunkState.FAILED).value,
+        "error": result.error,
+        "rows": result.observations.num_rows,
+        "frames": result.counters.get("frames", 0),
+        "counters": json.dumps(result.counters, sort_keys=True),
+        "timings": json.dumps(result.timings_s, sort_keys=True),
+        "updated_at": datetime.now(UTC),
+    }
+
+
+def days_of(observations: pa.Table) -> pa.Array:
+    """The UTC day of every observation, date32.
+
+    Raises:
+        StoreError: A time outside the years 1 to 9999, which neither store can file under a day.
+    """
+    days = observations["ts"].combine_chunks().cast(pa.timestamp("us")).cast(pa.date32(), safe=False)
+    bounds = pc.min_max(days.cast(pa.int32())).as_py()
+    first, last = (int(np.datetime64(day, "D").astype(int)) for day in ("0001-01-01", "9999-12-31"))
+    if len(days) and not first <= bounds["min"] <= bounds["max"] <= last:
+        raise StoreError("observations must lie in the years 1 to 9999: check the video's start time (--start-time)")
+    return days
+
+
+def checked_columns(columns: list[str]) -> list[str]:
+    """Column names of `track_observations`, or StoreError naming the unknown ones."""
+    unknown = sorted(set(columns) - set(TRACK_OBSERVATIONS.names))
+    if unknown:
+        known = ", ".join(TRACK_OBSERVATIONS.names)
+        raise StoreError(f"observations have no column {', '.join(unknown)}; there are {known}")
+    return columns
