@@ -9,7 +9,7 @@ Measurement noise is a share of the size, too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -38,17 +38,6 @@ def gate_threshold(probability: float) -> float:
     return float(chi2.ppf(probability, df=4))
 
 
-@dataclass(frozen=True)
-class _Step:
-    """What smoothing needs of one frame: the filtered state and how the frame was reached."""
-
-    pts_ns: int
-    mean: Float64Array
-    covariance: Float64Array
-    transition: Float64Array
-    noise: Float64Array
-
-
 class BoxKalman:
     """Kalman filter of one object's box.
 
@@ -67,13 +56,21 @@ class BoxKalman:
         spread = np.repeat([sigma * size, _BIRTH_SPEED * size, _BIRTH_GROWTH * size], [4, 2, 2])
         self._filter.P = np.diag(spread**2)
         self._pts_ns = pts_ns
-        self._steps: list[_Step] = []
-        self._log(np.eye(8), np.zeros((8, 8)))
 
     @property
     def box_xyxy(self) -> FloatArray:
         """Current estimate, (4,) pixels."""
         return _to_corners(self._filter.x[:4])
+
+    @property
+    def mean(self) -> Float64Array:
+        """State, (8,)."""
+        return self._filter.x.copy()
+
+    @property
+    def covariance(self) -> Float64Array:
+        """Covariance of the state, (8, 8)."""
+        return self._filter.P.copy()
 
     @property
     def velocity_px_s(self) -> tuple[float, float]:
@@ -90,17 +87,12 @@ class BoxKalman:
         dt = (pts_ns - self._pts_ns) / NS
         if dt <= 0:
             raise ValueError(f"cannot predict from {self._pts_ns} ns to {pts_ns} ns: time runs forward")
-        transition = np.eye(8)
-        transition[:4, 4:] = dt * np.eye(4)
-        change = np.array([_SPEED_CHANGE] * 2 + [_GROWTH_CHANGE] * 2) * _size(self._filter.x)
-        noise = _white_acceleration(dt, change)
-        self._filter.predict(F=transition, Q=noise)
+        self._filter.predict(F=_transition(dt), Q=_white_acceleration(dt, _size(self._filter.x)))
         # A box that shrinks at constant speed would turn inside out while it is hidden.
         for extent, speed in ((2, 6), (3, 7)):
             if self._filter.x[extent] < _LEAST_SIZE_PX:
                 self._filter.x[extent], self._filter.x[speed] = _LEAST_SIZE_PX, 0.0
         self._pts_ns = pts_ns
-        self._log(transition, noise)
         return self.box_xyxy
 
     def distance2(self, box_xyxy: FloatArray, sigma: float) -> float:
@@ -112,31 +104,55 @@ class BoxKalman:
     def update(self, box_xyxy: FloatArray, sigma: float) -> None:
         """Take a measured box in; `sigma` is the deviation of its edges as a share of its size."""
         self._filter.update(_to_centre(box_xyxy), R=self._measurement_noise(box_xyxy, sigma))
-        last = self._steps[-1]
-        self._steps[-1] = _Step(last.pts_ns, self._filter.x.copy(), self._filter.P.copy(), last.transition, last.noise)
-
-    def smoothed(self) -> dict[int, FloatArray]:
-        """Boxes at every time so far, each estimated from both sides (Rauch, Tung, Striebel 1965)."""
-        steps = self._steps
-        means, *_ = self._filter.rts_smoother(
-            np.stack([step.mean for step in steps]),
-            np.stack([step.covariance for step in steps]),
-            Fs=[step.transition for step in steps],
-            Qs=[step.noise for step in steps],
-        )
-        return {step.pts_ns: _to_corners(mean[:4]) for step, mean in zip(steps, means, strict=True)}
-
-    def _log(self, transition: Float64Array, noise: Float64Array) -> None:
-        self._steps.append(_Step(self._pts_ns, self._filter.x.copy(), self._filter.P.copy(), transition, noise))
 
     @staticmethod
     def _measurement_noise(box_xyxy: FloatArray, sigma: float) -> Float64Array:
         return np.diag(np.full(4, (sigma * _size(_to_centre(box_xyxy))) ** 2))
 
 
-def _white_acceleration(dt: float, change: Float64Array) -> Float64Array:
-    """Covariance (8, 8) added over `dt` seconds; `change` (4,) is the velocity's deviation after one second, px/s."""
-    density = np.diag(change**2)
+def smooth(
+    pts_ns: Sequence[int], measured: Sequence[FloatArray | None], sigmas: Sequence[float]
+) -> npt.NDArray[np.float32]:
+    """Boxes at every time, each estimated from both sides (Rauch, Tung, Striebel 1965).
+
+    Args:
+        pts_ns: N increasing times.
+        measured: The box (4,) measured at each, None where there was none; the first one is measured.
+        sigmas: Deviation of each measured box's edges as a share of its size.
+
+    Returns:
+        (N, 4) float32, xyxy pixels.
+    """
+    first = measured[0]
+    if first is None:
+        raise ValueError("smoothing starts at a measured box")
+    kalman = BoxKalman(first, pts_ns[0], sigmas[0])
+    means, covariances = [kalman.mean], [kalman.covariance]
+    transitions, noises = [np.eye(8)], [np.zeros((8, 8))]
+    for before, now, box, sigma in zip(pts_ns, pts_ns[1:], measured[1:], sigmas[1:], strict=False):
+        dt = (now - before) / NS
+        transitions.append(_transition(dt))
+        noises.append(_white_acceleration(dt, _size(means[-1])))
+        kalman.predict(now)
+        if box is not None:
+            kalman.update(box, sigma)
+        means.append(kalman.mean)
+        covariances.append(kalman.covariance)
+    states, *_ = KalmanFilter(dim_x=8, dim_z=4).rts_smoother(
+        np.stack(means), np.stack(covariances), Fs=transitions, Qs=noises
+    )
+    return np.stack([_to_corners(state[:4]) for state in states])
+
+
+def _transition(dt: float) -> Float64Array:
+    transition = np.eye(8)
+    transition[:4, 4:] = dt * np.eye(4)
+    return transition
+
+
+def _white_acceleration(dt: float, size_px: float) -> Float64Array:
+    """Covariance (8, 8) that continuous white acceleration adds over `dt` seconds to an object of this size."""
+    density = np.diag((np.repeat([_SPEED_CHANGE, _GROWTH_CHANGE], 2) * size_px) ** 2)
     noise = np.zeros((8, 8))
     noise[:4, :4] = density * dt**3 / 3
     noise[:4, 4:] = noise[4:, :4] = density * dt**2 / 2

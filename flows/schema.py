@@ -76,6 +76,8 @@ class Video:
     container: str
     rotation_deg: int = 0
     start_time: datetime = EPOCH
+    seekable: bool = True
+    """Whether timestamps rise through the file; where not, every chunk is decoded from the file's start."""
 
     def __post_init__(self) -> None:
         if self.width_px <= 0 or self.height_px <= 0:
@@ -273,8 +275,7 @@ TRACKLETS = pa.schema(
 )
 """Track -> stitch: one row per object of a chunk, immutable once committed.
 
-`t0`/`t1` bound what the tracklet's own chunk stores; head and tail may reach beyond, into shared frames. A tracklet
-seen only in frames owned by the next chunk has `n_observations` 0 and exists for stitching alone.
+`t0`/`t1` bound what the tracklet's own chunk stores; its tail may reach beyond, into the frames shared with the next.
 """
 
 TRACK_LINKS = pa.schema(

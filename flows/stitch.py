@@ -1,0 +1,240 @@
+"""Tracklets -> tracks: who is who across chunk borders and gaps.
+
+Neighbouring chunks share frames. Tracklets that lie on each other there are one object (`overlap`); what ended
+shortly before another began, where its motion leads, is too (`motion`). Both are assignments, optimal over all
+tracklets of a border, so the result does not depend on the order in which chunks arrive, and nothing here looks at
+video: identity can be revised at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from scipy.stats import chi2
+
+from flows.associate import FORBIDDEN, assign, iou_matrix
+from flows.config import StitchSettings
+from flows.schema import NS, TRACK_LINKS, ChunkState, FloatArray, make_id
+from flows.store import Store
+
+# How far motion leads astray, as a share of the object's size: at once, and per second of gap.
+_POSITION_SIGMA = 0.25
+_DRIFT_SIGMA_PER_S = 0.6
+# Sizes of the two ends must agree within this factor.
+_SIZE_RATIO = 1.8
+
+
+@dataclass(frozen=True)
+class Tracklet:
+    """What the stitcher sees of a tracklet: its ends in world time (ns), boxes (N, 4) in pixels."""
+
+    tracklet_id: str
+    chunk_id: str
+    class_name: str
+    t0_ns: int
+    t1_ns: int
+    head_ns: npt.NDArray[np.int64]
+    head_xyxy: FloatArray
+    tail_ns: npt.NDArray[np.int64]
+    tail_xyxy: FloatArray
+
+
+@dataclass(frozen=True)
+class Link:
+    """Two tracklets of one object, the later following the earlier."""
+
+    earlier: str
+    later: str
+    score: float
+    reason: str
+
+
+def stitch_source(store: Store, source_id: str, settings: StitchSettings, version: int = 1) -> int:
+    """Stitch all finished chunks of a source and write the links; returns the number of tracks.
+
+    Chunks that are missing or failed leave a gap that only motion bridges. Held under the source's lock, so that two
+    runs on one camera do not undo each other.
+    """
+    with store.locked(source_id):
+        table = store.tracklets(source_id)
+        links = link_table(read_tracklets(table), _borders(store, source_id), source_id, settings, version)
+        store.write_links(source_id, version, links)
+    return len(set(links["track_id"].to_pylist()))
+
+
+def link_table(
+    tracklets: Sequence[Tracklet],
+    borders: Sequence[tuple[str, str]],
+    source_id: str,
+    settings: StitchSettings,
+    version: int,
+) -> pa.Table:
+    """The links (schema TRACK_LINKS) of a source's tracklets.
+
+    Args:
+        tracklets: All of the source's.
+        borders: Pairs of neighbouring chunks (earlier, later) that share frames.
+        source_id, settings, version: As stored.
+    """
+    joined = _join_overlaps(tracklets, borders, settings)
+    joined += _join_gaps(tracklets, joined, settings)
+    by_later = {link.later: link for link in joined}
+    rows = []
+    tracks: dict[str, str] = {}
+    for tracklet in sorted(tracklets, key=lambda t: (t.t0_ns, t.tracklet_id)):
+        link = by_later.get(tracklet.tracklet_id)
+        # A predecessor starts earlier, so its track is known by now.
+        track_id = tracks[link.earlier] if link else make_id("track", tracklet.tracklet_id)
+        tracks[tracklet.tracklet_id] = track_id
+        rows.append(
+            {
+                "tracklet_id": tracklet.tracklet_id,
+                "track_id": track_id,
+                "source_id": source_id,
+                "version": version,
+                "score": link.score if link else None,
+                "reason": link.reason if link else "start",
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=TRACK_LINKS)
+
+
+def read_tracklets(table: pa.Table) -> list[Tracklet]:
+    """Tracklets from a table of schema TRACKLETS, times moved from the video's clock to the world's."""
+    t0_us = table["t0"].cast(pa.int64()).to_pylist()
+    tracklets = []
+    for row, t0 in zip(table.to_pylist(), t0_us, strict=True):
+        offset_ns = t0 * 1000 - row["pts0_ns"]
+        tracklets.append(
+            Tracklet(
+                row["tracklet_id"],
+                row["chunk_id"],
+                row["class_name"],
+                row["pts0_ns"] + offset_ns,
+                row["pts1_ns"] + offset_ns,
+                np.array(row["head_pts_ns"], dtype=np.int64) + offset_ns,
+                np.array(row["head_xyxy_px"], dtype=np.float32).reshape(-1, 4),
+                np.array(row["tail_pts_ns"], dtype=np.int64) + offset_ns,
+                np.array(row["tail_xyxy_px"], dtype=np.float32).reshape(-1, 4),
+            )
+        )
+    return tracklets
+
+
+def _borders(store: Store, source_id: str) -> list[tuple[str, str]]:
+    """Neighbouring done chunks of each video of a source."""
+    ledger = [
+        row for row in store.ledger().to_pylist() if row["source_id"] == source_id and row["state"] == ChunkState.DONE
+    ]
+    ledger.sort(key=lambda row: (row["video_id"], row["settings_hash"], row["start_ns"]))
+    return [
+        (a["chunk_id"], b["chunk_id"])
+        for a, b in pairwise(ledger)
+        if (a["video_id"], a["settings_hash"], a["end_ns"]) == (b["video_id"], b["settings_hash"], b["start_ns"])
+    ]
+
+
+def _join_overlaps(
+    tracklets: Sequence[Tracklet], borders: Sequence[tuple[str, str]], settings: StitchSettings
+) -> list[Link]:
+    by_chunk: dict[str, list[Tracklet]] = {}
+    for tracklet in sorted(tracklets, key=lambda t: (t.t0_ns, t.tracklet_id)):
+        by_chunk.setdefault(tracklet.chunk_id, []).append(tracklet)
+    links = []
+    for before, after in borders:
+        earlier, later = by_chunk.get(before, []), by_chunk.get(after, [])
+        if not earlier or not later:
+            continue
+        overlap = np.array([[_shared_iou(a, b) for b in later] for a in earlier])
+        cost = np.where(overlap >= settings.min_overlap_iou, 1 - overlap, FORBIDDEN)
+        links += [
+            Link(earlier[i].tracklet_id, later[j].tracklet_id, float(overlap[i, j]), "overlap") for i, j in assign(cost)
+        ]
+    return links
+
+
+def _shared_iou(a: Tracklet, b: Tracklet) -> float:
+    """Mean IoU over the frames both saw; 0 where they share none or are of different classes."""
+    if a.class_name != b.class_name:
+        return 0.0
+    shared, rows_a, rows_b = np.intersect1d(a.tail_ns, b.head_ns, return_indices=True)
+    if shared.size == 0:
+        return 0.0
+    return float(np.mean(np.diag(iou_matrix(a.tail_xyxy[rows_a], b.head_xyxy[rows_b]))))
+
+
+def _join_gaps(tracklets: Sequence[Tracklet], joined: Sequence[Link], settings: StitchSettings) -> list[Link]:
+    """Join what ended to what began within `max_gap_seconds` where its motion led."""
+    continued = {link.earlier for link in joined}
+    continuing = {link.later for link in joined}
+    ends = sorted((t for t in tracklets if t.tracklet_id not in continued), key=lambda t: (t.t1_ns, t.tracklet_id))
+    starts = sorted((t for t in tracklets if t.tracklet_id not in continuing), key=lambda t: (t.t0_ns, t.tracklet_id))
+    gate = float(chi2.ppf(settings.gate_probability, df=2))
+    start_times = np.array([t.t0_ns for t in starts], dtype=np.int64)
+    costs: dict[tuple[int, int], float] = {}
+    for i, end in enumerate(ends):
+        low = int(np.searchsorted(start_times, end.t1_ns, side="right"))
+        high = int(np.searchsorted(start_times, end.t1_ns + round(settings.max_gap_seconds * NS), side="right"))
+        for j in range(low, high):
+            distance2 = _motion_distance2(end, starts[j])
+            if distance2 <= gate:
+                costs[i, j] = distance2
+    if not costs:
+        return []
+    rows, columns = sorted({i for i, _ in costs}), sorted({j for _, j in costs})
+    cost = np.full((len(rows), len(columns)), FORBIDDEN)
+    for (i, j), distance2 in costs.items():
+        cost[rows.index(i), columns.index(j)] = distance2
+    return [
+        Link(
+            ends[rows[i]].tracklet_id,
+            starts[columns[j]].tracklet_id,
+            float(chi2.sf(cost[i, j], df=2)),
+            "motion",
+        )
+        for i, j in assign(cost)
+    ]
+
+
+def _motion_distance2(end: Tracklet, start: Tracklet) -> float:
+    """Squared Mahalanobis distance between where one tracklet's motion leads and where another begins."""
+    if end.class_name != start.class_name:
+        return FORBIDDEN
+    last = _before(end)
+    first_box = start.head_xyxy[0]
+    size_last, size_first = _size(last[-1][1]), _size(first_box)
+    if not 1 / _SIZE_RATIO <= size_first / size_last <= _SIZE_RATIO:
+        return FORBIDDEN
+    gap_s = (int(start.head_ns[0]) - last[-1][0]) / NS
+    sigma = size_last * (_POSITION_SIGMA + _DRIFT_SIGMA_PER_S * gap_s)
+    expected = _centre(last[-1][1]) + _velocity(last) * gap_s
+    return float((((_centre(first_box) - expected) / sigma) ** 2).sum())
+
+
+def _before(end: Tracklet) -> list[tuple[int, FloatArray]]:
+    """The tail up to the tracklet's own last frame: shared frames beyond it belong to the next chunk."""
+    rows = np.flatnonzero(end.tail_ns <= end.t1_ns)
+    return [(int(end.tail_ns[r]), end.tail_xyxy[r]) for r in rows]
+
+
+def _velocity(points: Sequence[tuple[int, FloatArray]]) -> npt.NDArray[np.float64]:
+    """Least-squares velocity of the centre, px/s; 0 where there is one point."""
+    if len(points) < 2:
+        return np.zeros(2)
+    times = np.array([t for t, _ in points], dtype=np.float64) / NS
+    centres = np.stack([_centre(box) for _, box in points])
+    times -= times.mean()
+    return (times[:, None] * (centres - centres.mean(axis=0))).sum(axis=0) / (times**2).sum()
+
+
+def _centre(box_xyxy: FloatArray) -> npt.NDArray[np.float64]:
+    return (box_xyxy[:2].astype(np.float64) + box_xyxy[2:]) / 2
+
+
+def _size(box_xyxy: FloatArray) -> float:
+    return max(float((box_xyxy[2:] - box_xyxy[:2]).max()), 1.0)

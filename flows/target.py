@@ -1,0 +1,287 @@
+"""One object of a chunk: what is known of it while it lives, and the tracklet it leaves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from flows.associate import iou_matrix
+from flows.config import Settings, TrackSettings
+from flows.kalman import BoxKalman, smooth
+from flows.schema import NS, Chunk, FloatArray, Frame, State, make_id
+from flows.segment import Segment
+
+# A mask whose box overlaps the box estimated from both sides less than this is not that object's mask.
+_TRUSTED_MASK_IOU = 0.4
+# Seconds of boxes at either end that the stitcher extrapolates motion from.
+_ENDS_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One object on one frame, before smoothing.
+
+    `box_xyxy` is what was measured, None where nothing was. The mask is kept as it will be stored (`Mask.to_bytes`):
+    a chunk's masks as arrays would be gigabytes.
+    """
+
+    number: int
+    pts_ns: int
+    state: State
+    box_xyxy: FloatArray | None
+    sigma: float
+    confidence: float | None = None
+    object_score: float | None = None
+    mask: bytes | None = None
+    mask_xyxy: FloatArray | None = None
+    area_px: float | None = None
+
+    def with_segment(self, segment: Segment | None) -> Sighting:
+        """The same with what SAM 2 saw."""
+        if segment is None or segment.mask is None:
+            return self
+        return replace(
+            self,
+            object_score=segment.object_score,
+            mask=segment.mask.to_bytes(),
+            mask_xyxy=segment.box_xyxy,
+            area_px=float(segment.mask.area_px),
+        )
+
+
+class Target:
+    """A live object: its motion, its class votes, its sightings.
+
+    Args:
+        target_id: Unique within the chunk.
+        frame: Where it was born.
+        box_xyxy: The detection it was born from, (4,) pixels.
+        confidence, class_name: Of that detection.
+        sigma: Deviation of the detection's edges as a share of the box's size.
+    """
+
+    def __init__(
+        self, target_id: int, frame: Frame, box_xyxy: FloatArray, confidence: float, class_name: str, sigma: float
+    ) -> None:
+        self.target_id = target_id
+        self.kalman = BoxKalman(box_xyxy, frame.pts_ns, sigma)
+        self.votes: Counter[str] = Counter()
+        self.hits = 0
+        self.misses = 0
+        self.segment: Segment | None = None
+        self.last_seen_ns = frame.pts_ns
+        self.confirmed = False
+        self._pointers: list[FloatArray] = []
+        self._sightings: dict[int, Sighting] = {}
+        self._confidences: list[float] = []
+        self._vote(class_name, confidence)
+
+    @property
+    def class_name(self) -> str:
+        """Class with the most confidence in favour of it."""
+        return max(sorted(self.votes), key=lambda name: self.votes[name])
+
+    @property
+    def box_xyxy(self) -> FloatArray:
+        """Where it is now: measured if it was, else predicted."""
+        return self.kalman.box_xyxy
+
+    @property
+    def visible(self) -> bool:
+        """Whether its mask was accepted on the newest frame."""
+        return self.segment is not None
+
+    def detected(
+        self,
+        frame: Frame,
+        box_xyxy: FloatArray,
+        confidence: float,
+        class_name: str,
+        sigma: float,
+        segment: Segment | None,
+    ) -> None:
+        """A detection was matched to it on this frame (or it was born of one); `segment` is its mask there."""
+        if self._sightings:
+            self.kalman.update(box_xyxy, sigma)
+            self._vote(class_name, confidence)
+        if segment is not None:
+            self._pointers.append(segment.pointer)
+        self.segment = segment
+        self.misses = 0
+        self.last_seen_ns = frame.pts_ns
+        sighting = Sighting(frame.number, frame.pts_ns, State.DETECTED, box_xyxy, sigma, confidence)
+        self._see(sighting.with_segment(segment))
+
+    def propagated(self, frame: Frame, segment: Segment, sigma: float) -> None:
+        """SAM 2 carried its mask onto this frame, and it is where motion expects it."""
+        self.kalman.update(segment.box_xyxy, sigma)
+        self.segment = segment
+        self.last_seen_ns = frame.pts_ns
+        self._see(_propagated(frame, segment, sigma))
+
+    def carried_back(self, frame: Frame, segment: Segment, sigma: float) -> None:
+        """Its mask was carried back onto a frame before its birth."""
+        self._see(_propagated(frame, segment, sigma))
+
+    def unseen(self, frame: Frame, state: State, object_score: float | None = None) -> None:
+        """Nothing was measured on this frame: it is hidden (BRIDGED) or the frame was not looked at (INTERPOLATED)."""
+        if state is State.BRIDGED:
+            self.segment = None
+        self._see(Sighting(frame.number, frame.pts_ns, state, None, 0.0, object_score=object_score))
+
+    def hidden_seconds(self, pts_ns: int) -> float:
+        """How long ago it was last seen."""
+        return (pts_ns - self.last_seen_ns) / NS
+
+    def _vote(self, class_name: str, confidence: float) -> None:
+        self.votes[class_name] += confidence  # type: ignore[assignment]
+        self.hits += 1
+        self._confidences.append(confidence)
+
+    def _see(self, sighting: Sighting) -> None:
+        self._sightings[sighting.pts_ns] = sighting
+
+    # -- what it leaves
+
+    def rows(self, chunk: Chunk, settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Its observations (schema OBSERVATIONS) and its tracklet (schema TRACKLETS, one row or none)."""
+        sightings = self._trimmed(settings.track)
+        if not self.confirmed or not sightings:
+            return [], []
+        boxes = _boxes(sightings, settings.track.smooth)
+        sightings = [_with_trusted_mask(s, box) for s, box in zip(sightings, boxes, strict=True)]
+        own = [i for i, s in enumerate(sightings) if chunk.start_ns <= s.pts_ns < chunk.end_ns]
+        if not own:
+            return [], []
+        tracklet_id = make_id("tracklet", chunk.chunk_id, self.target_id)
+        observations = [
+            self._observation(chunk, tracklet_id, sightings[i], boxes[i])
+            for i in _thinned(sightings, own, settings.store.observe_hz)
+        ]
+        seen = [sightings[i] for i in own]
+        if settings.store.masks == "none":
+            observations = [{**row, "mask": None} for row in observations]
+        return observations, [self._tracklet(chunk, tracklet_id, seen, sightings, boxes)]
+
+    def _trimmed(self, settings: TrackSettings) -> list[Sighting]:
+        """Sightings up to the last true one, in order of time.
+
+        What follows the last detection is kept only where the detector had little chance to disagree: masks it
+        looked at twice without a match are a ghost's.
+        """
+        ordered = [self._sightings[t] for t in sorted(self._sightings)]
+        true_states = (
+            {State.DETECTED}
+            if self.misses >= min(2, settings.max_missed_keyframes)
+            else {
+                State.DETECTED,
+                State.PROPAGATED,
+            }
+        )
+        seen = [i for i, s in enumerate(ordered) if s.state in true_states]
+        return ordered[seen[0] if seen else 0 : seen[-1] + 1] if seen else []
+
+    def _observation(self, chunk: Chunk, tracklet_id: str, sighting: Sighting, box: FloatArray) -> dict[str, Any]:
+        x1, y1, x2, y2 = (float(v) for v in box)
+        video = chunk.video
+        return {
+            "source_id": video.source_id,
+            "video_id": video.video_id,
+            "chunk_id": chunk.chunk_id,
+            "tracklet_id": tracklet_id,
+            "ts": video.time_at(sighting.pts_ns),
+            "pts_ns": sighting.pts_ns,
+            "frame": sighting.number,
+            "class_name": self.class_name,
+            "state": str(sighting.state),
+            "x1_px": x1,
+            "y1_px": y1,
+            "x2_px": x2,
+            "y2_px": y2,
+            "x_px": (x1 + x2) / 2,
+            "y_px": y2,
+            "confidence": sighting.confidence,
+            "object_score": sighting.object_score,
+            "area_px": sighting.area_px,
+            "x_m": None,
+            "y_m": None,
+            "sigma_m": None,
+            "mask": sighting.mask,
+        }
+
+    def _tracklet(
+        self,
+        chunk: Chunk,
+        tracklet_id: str,
+        own: Sequence[Sighting],
+        sightings: Sequence[Sighting],
+        boxes: Sequence[FloatArray],
+    ) -> dict[str, Any]:
+        states = Counter(s.state for s in own)
+        times = np.array([s.pts_ns for s in sightings])
+        span = max(chunk.overlap_ns, round(_ENDS_SECONDS * NS))
+        head = np.flatnonzero(times < times[0] + span)
+        # The tail reaches back from the border, not from the last sighting: it must cover all shared frames.
+        tail = np.flatnonzero(times >= min(int(times[-1]), chunk.end_ns) - span)
+        pointers = np.mean(self._pointers, axis=0) if self._pointers else np.zeros(0, dtype=np.float32)
+        return {
+            "tracklet_id": tracklet_id,
+            "chunk_id": chunk.chunk_id,
+            "video_id": chunk.video.video_id,
+            "source_id": chunk.video.source_id,
+            "class_name": self.class_name,
+            "class_share": float(self.votes[self.class_name] / sum(self.votes.values())),
+            "confidence": float(np.mean(self._confidences)),
+            "t0": chunk.video.time_at(own[0].pts_ns),
+            "t1": chunk.video.time_at(own[-1].pts_ns),
+            "pts0_ns": own[0].pts_ns,
+            "pts1_ns": own[-1].pts_ns,
+            "n_observations": len(own),
+            "n_detected": states[State.DETECTED],
+            "n_bridged": states[State.BRIDGED],
+            "head_pts_ns": times[head].tolist(),
+            "head_xyxy_px": np.concatenate([boxes[i] for i in head]).tolist(),
+            "tail_pts_ns": times[tail].tolist(),
+            "tail_xyxy_px": np.concatenate([boxes[i] for i in tail]).tolist(),
+            "appearance": pointers.tolist(),
+        }
+
+
+def _propagated(frame: Frame, segment: Segment, sigma: float) -> Sighting:
+    sighting = Sighting(frame.number, frame.pts_ns, State.PROPAGATED, segment.box_xyxy, sigma)
+    return sighting.with_segment(segment)
+
+
+def _boxes(sightings: Sequence[Sighting], two_sided: bool) -> list[FloatArray]:
+    """One box a sighting: estimated from both sides, or measured where it was and smoothed only between."""
+    smoothed = smooth([s.pts_ns for s in sightings], [s.box_xyxy for s in sightings], [s.sigma for s in sightings])
+    if two_sided:
+        return list(smoothed)
+    return [b if s.box_xyxy is None else s.box_xyxy for s, b in zip(sightings, smoothed, strict=True)]
+
+
+def _with_trusted_mask(sighting: Sighting, box: FloatArray) -> Sighting:
+    """The sighting without its mask where that lies elsewhere than the object; then the box is interpolated."""
+    if sighting.mask_xyxy is None or iou_matrix(sighting.mask_xyxy[None], box[None])[0, 0] >= _TRUSTED_MASK_IOU:
+        return sighting
+    state = State.INTERPOLATED if sighting.state is State.PROPAGATED else sighting.state
+    return replace(sighting, mask=None, mask_xyxy=None, area_px=None, state=state)
+
+
+def _thinned(sightings: Sequence[Sighting], own: Sequence[int], observe_hz: float | None) -> list[int]:
+    """Indices to store: all, or at most `observe_hz` a second besides first, last and changes of state."""
+    if observe_hz is None:
+        return list(own)
+    kept: list[int] = []
+    due_ns = -1
+    for i in own:
+        sighting = sightings[i]
+        changed = bool(kept) and sightings[i - 1].state is not sighting.state
+        if changed or i in (own[0], own[-1]) or sighting.pts_ns >= due_ns:
+            kept.append(i)
+            due_ns = sighting.pts_ns + round(NS / observe_hz)
+    return kept

@@ -1,0 +1,314 @@
+"""The loop inside a chunk: match, birth, correct, bridge, end -> tracklets + observations.
+
+On every frame SAM 2 carries all live objects and the Kalman filters say where they should be; on keyframes the
+detector's boxes are matched to them. What happens to an object, in one place each:
+
+- `_follow`: its mask is where motion expects it (propagated), elsewhere (drifted) or gone (bridged)
+- `_match`: a detection confirms it, and resets a mask that disagrees
+- `_bear`: a detection that is nobody's starts an object, back to where it entered
+- `_end`: it left, stayed hidden too long, was missed too often, or is another object's double
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import pyarrow as pa
+import supervision as sv
+
+from flows.associate import Candidate, associate, coverage, iou_matrix
+from flows.config import Settings
+from flows.kalman import BoxKalman, gate_threshold
+from flows.schema import OBSERVATIONS, TRACKLETS, Chunk, ChunkResult, FloatArray, Frame, State
+from flows.segment import Segment, VideoSegmenter
+from flows.target import Target
+
+Redetect = Callable[[Frame], sv.Detections]
+
+# Deviation of a detection's edges, as a share of the box's size, at confidence 1 and what is added towards 0:
+# YOLO's localisation error on people and vehicles is a few per cent and grows as the score falls.
+_DETECTION_SIGMA = 0.03
+_DETECTION_SIGMA_UNSURE = 0.07
+# The same of a mask's box, until keyframes have shown how far masks and detections differ in this chunk.
+_MASK_SIGMA = 0.08
+_MASK_SIGMA_RANGE = (0.03, 0.5)
+_MASK_SIGMA_MEMORY = 0.95
+# A detection that lies to this share inside a live object of its class is a part of it, not another one.
+_PART_COVERAGE = 0.8
+
+
+class ChunkTracker:
+    """Tracks the objects of one chunk.
+
+    Args:
+        chunk: What is tracked.
+        segmenter: Fresh, for frames of the chunk's size.
+        settings: All settings of the run.
+        redetect: Runs the detector on a frame that is no keyframe, when an object drifts there; None never does.
+        every: Frames from keyframe to keyframe.
+    """
+
+    def __init__(
+        self,
+        chunk: Chunk,
+        segmenter: VideoSegmenter,
+        settings: Settings,
+        every: int,
+        redetect: Redetect | None = None,
+    ) -> None:
+        self._chunk = chunk
+        self._segmenter = segmenter
+        self._settings = settings
+        self._track = settings.track
+        self._every = every
+        self._redetect = redetect
+        self._gate = gate_threshold(settings.track.gate_probability)
+        self._live: dict[int, Target] = {}
+        self._recent: deque[Frame] = deque()
+        self._mask_sigma = _MASK_SIGMA
+        self._drifted: set[int] = set()
+        self._looked_at_number: int | None = None
+        self._next_id = 0
+        self._observations = [OBSERVATIONS.empty_table()]
+        self._tracklets = [TRACKLETS.empty_table()]
+        self.counters = dict.fromkeys(
+            ("frames", "keyframes", "redetections", "born", "confirmed", "corrected", "drifted", "duplicates"), 0
+        )
+
+    def run(self, frames: Iterable[Frame], detections: Mapping[int, sv.Detections]) -> ChunkResult:
+        """Track through the chunk's frames, given the detections of its keyframes by `pts_ns`."""
+        for frame in frames:
+            self._step(frame, detections.get(frame.pts_ns))
+        for target in list(self._live.values()):
+            self._retire(target)
+        tracklets = pa.concat_tables(self._tracklets)
+        return ChunkResult(
+            self._chunk,
+            pa.concat_tables(self._observations),
+            tracklets,
+            counters={**self.counters, **self._segmenter.counters, "tracklets": tracklets.num_rows},
+        )
+
+    def _step(self, frame: Frame, found: sv.Detections | None) -> None:
+        # Prompts need the frame's features, so keyframes are segmented whatever `segment_every` says.
+        segmented = found is not None or self.counters["frames"] % self._settings.segment.segment_every == 0
+        self.counters["frames"] += 1
+        segments = self._segmenter.push(frame.image_rgb) if segmented else None
+        if segmented:
+            self._recent.append(frame)
+        self._follow(frame, segments)
+        if found is None and segmented and self._may_redetect(frame):
+            assert self._redetect is not None
+            found = self._redetect(frame)
+            self.counters["redetections"] += 1
+        if found is not None:
+            self.counters["keyframes"] += 1
+            self._looked_at_number = frame.number
+            self._match(frame, found)
+            self._segmenter.forget_frames()
+            self._recent = deque([frame])
+        self._end(frame)
+
+    # -- every frame
+
+    def _follow(self, frame: Frame, segments: Mapping[int, Segment] | None) -> None:
+        """Move every object on to this frame by its mask, or by motion alone."""
+        self._drifted.clear()
+        for target in self._live.values():
+            target.kalman.predict(frame.pts_ns)
+            if segments is None:
+                target.unseen(frame, State.INTERPOLATED)
+                continue
+            segment = segments[target.target_id]
+            if segment.mask is None or segment.object_score <= self._track.min_object_score:
+                target.unseen(frame, State.BRIDGED, segment.object_score)
+            elif self._expected(target, segment):
+                target.propagated(frame, segment, self._mask_sigma)
+            else:
+                self._drifted.add(target.target_id)
+                self.counters["drifted"] += 1
+                target.unseen(frame, State.BRIDGED, segment.object_score)
+
+    def _expected(self, target: Target, segment: Segment) -> bool:
+        """Whether a mask lies inside the gate and has not jumped in area."""
+        assert segment.mask is not None
+        before = target.segment.mask if target.segment else None
+        if before is not None:
+            change = segment.mask.area_px / max(before.area_px, 1)
+            if not 1 / self._track.max_area_change <= change <= self._track.max_area_change:
+                return False
+        return target.kalman.distance2(segment.box_xyxy, self._mask_sigma) <= self._gate
+
+    def _may_redetect(self, frame: Frame) -> bool:
+        """Whether a confirmed object drifted here, and the detector did not look just before."""
+        if self._redetect is None or not any(self._live[i].confirmed for i in self._drifted):
+            return False
+        # At most three looks a keyframe interval, or a crowd of drifting masks would cost a look at every frame.
+        least = max(1, self._every // 3)
+        return self._looked_at_number is None or frame.number - self._looked_at_number >= least
+
+    # -- keyframes
+
+    def _match(self, frame: Frame, found: sv.Detections) -> None:
+        """Match detections to live objects; what is left over ages an object or starts one."""
+        targets = list(self._live.values())
+        names = [str(name) for name in found.data.get("class_name", ())]
+        confidences = found.confidence if found.confidence is not None else np.zeros(0)
+        strong = np.flatnonzero(confidences >= self._track.tentative_conf)
+        weak = np.flatnonzero(confidences < self._track.tentative_conf)
+        matched: dict[int, int] = {}
+        # ByteTrack's order (Zhang et al. 2022): weak detections keep objects alive but never take a strong one's.
+        for rows in (strong, weak):
+            free = [t for t in targets if t.target_id not in matched]
+            boxes = found.xyxy[rows]
+            candidates = [self._candidate(target, boxes) for target in free]
+            pairs = associate(
+                candidates, boxes, [names[r] for r in rows], min_iou=self._track.match_iou, gate=self._gate
+            )
+            matched.update({free[i].target_id: int(rows[j]) for i, j in pairs})
+        for target in targets:
+            if target.target_id not in matched:
+                target.misses += 1
+        self._confirm(frame, found, names, matched)
+        taken = set(matched.values())
+        self._bear(frame, found, names, [int(r) for r in strong if r not in taken])
+        self._remove_duplicates(matched)
+
+    def _candidate(self, target: Target, boxes_xyxy: FloatArray) -> Candidate:
+        places = [target.box_xyxy]
+        if target.segment is not None:
+            places.append(target.segment.box_xyxy)
+        distance2 = [target.kalman.distance2(box, _DETECTION_SIGMA) for box in boxes_xyxy]
+        return Candidate(target.class_name, np.stack(places), np.array(distance2))
+
+    def _confirm(self, frame: Frame, found: sv.Detections, names: list[str], matched: Mapping[int, int]) -> None:
+        """Take matched detections in, and reset the masks that disagree with them."""
+        assert found.confidence is not None or not matched
+        segments = {i: self._live[i].segment for i in matched}
+        reset = {}
+        for target_id, row in matched.items():
+            box = found.xyxy[row]
+            agreement = self._agreement(segments[target_id], box)
+            if agreement < self._track.correct_iou:
+                reset[target_id] = box
+        if reset:
+            self._segmenter.drop([i for i in reset if segments[i] is None])
+            fresh = self._segmenter.prompt(reset)
+            segments |= {i: s if s.mask is not None else None for i, s in fresh.items()}
+            self.counters["corrected"] += len(reset)
+        for target_id, row in matched.items():
+            target = self._live[target_id]
+            confidence = float(found.confidence[row])  # type: ignore[index]
+            sigma = _detection_sigma(confidence)
+            target.detected(frame, found.xyxy[row], confidence, names[row], sigma, segments[target_id])
+            if not target.confirmed and target.hits >= self._track.min_hits:
+                target.confirmed = True
+                self.counters["confirmed"] += 1
+
+    def _agreement(self, segment: Segment | None, box_xyxy: FloatArray) -> float:
+        """IoU of a mask's box and its detection; how far they differ teaches how far masks can be trusted."""
+        if segment is None:
+            return 0.0
+        size = max(float((box_xyxy[2:] - box_xyxy[:2]).max()), 1.0)
+        error = float(np.sqrt(np.mean((segment.box_xyxy - box_xyxy) ** 2))) / size
+        blended = _MASK_SIGMA_MEMORY * self._mask_sigma + (1 - _MASK_SIGMA_MEMORY) * error
+        self._mask_sigma = float(np.clip(blended, *_MASK_SIGMA_RANGE))
+        return float(iou_matrix(segment.box_xyxy[None], box_xyxy[None])[0, 0])
+
+    def _bear(self, frame: Frame, found: sv.Detections, names: list[str], rows: list[int]) -> None:
+        """Start an object from each detection that is nobody's, and find where it came from."""
+        born = {}
+        for row in rows:
+            if self._is_part(found.xyxy[row], names[row]):
+                continue
+            born[self._next_id] = row
+            self._next_id += 1
+        if not born:
+            return
+        segments = self._segmenter.prompt({i: found.xyxy[row] for i, row in born.items()})
+        for target_id, row in born.items():
+            assert found.confidence is not None
+            confidence = float(found.confidence[row])
+            sigma = _detection_sigma(confidence)
+            target = Target(target_id, frame, found.xyxy[row], confidence, names[row], sigma)
+            target.confirmed = confidence >= self._track.prompt_conf or self._track.min_hits == 1
+            segment = segments[target_id]
+            target.detected(
+                frame, found.xyxy[row], confidence, names[row], sigma, segment if segment.mask is not None else None
+            )
+            self._live[target_id] = target
+        self.counters["born"] += len(born)
+        self._carry_back({i for i in born if self._live[i].visible})
+
+    def _is_part(self, box_xyxy: FloatArray, class_name: str) -> bool:
+        same = [t.box_xyxy for t in self._live.values() if t.class_name == class_name and t.visible]
+        return bool(same) and float(coverage(box_xyxy[None], np.stack(same)).max()) > _PART_COVERAGE
+
+    def _carry_back(self, born: set[int]) -> None:
+        """Report newborn objects from where they entered: backwards, at most to the previous keyframe."""
+        if not born or len(self._recent) < 2:
+            return
+        earlier = list(self._recent)[-2::-1]
+        newest_ns = self._recent[-1].pts_ns
+        # Time runs backwards, so the filters see it mirrored about the newest frame.
+        filters = {i: BoxKalman(self._live[i].box_xyxy, 0, _DETECTION_SIGMA) for i in born}
+        areas = {i: s.mask.area_px for i in born if (s := self._live[i].segment) and s.mask}
+        for frame, segments in zip(earlier, self._segmenter.carry_back(born), strict=False):
+            for target_id in sorted(born):
+                segment = segments[target_id]
+                filters[target_id].predict(newest_ns - frame.pts_ns)
+                if segment.mask is None or segment.object_score <= self._track.min_object_score:
+                    born.discard(target_id)
+                    continue
+                change = segment.mask.area_px / max(areas[target_id], 1)
+                inside = filters[target_id].distance2(segment.box_xyxy, self._mask_sigma) <= self._gate
+                # An object that enters grows into view, so only a mask that swells backwards has gone astray.
+                if not inside or change > self._track.max_area_change:
+                    born.discard(target_id)
+                    continue
+                areas[target_id] = segment.mask.area_px
+                filters[target_id].update(segment.box_xyxy, self._mask_sigma)
+                self._live[target_id].carried_back(frame, segment, self._mask_sigma)
+
+    # -- ends
+
+    def _remove_duplicates(self, matched: Mapping[int, int]) -> None:
+        """Of two objects on one place the one without a detection of its own goes, else the younger."""
+        targets = [t for t in self._live.values() if t.visible]
+        if len(targets) < 2:
+            return
+        overlap = iou_matrix(*[np.stack([t.box_xyxy for t in targets])] * 2)
+        for i, j in np.argwhere(np.triu(overlap, 1) > self._track.duplicate_iou):
+            older, younger = targets[i], targets[j]
+            if older.class_name != younger.class_name:
+                continue
+            rank = {t.target_id: (t.target_id in matched, t.hits, -t.target_id) for t in (older, younger)}
+            loser = min((older, younger), key=lambda t: rank[t.target_id])
+            if loser.target_id in self._live and loser.misses > 0:
+                self.counters["duplicates"] += 1
+                self._retire(loser)
+
+    def _end(self, frame: Frame) -> None:
+        height, width = frame.image_rgb.shape[:2]
+        for target in list(self._live.values()):
+            x1, y1, x2, y2 = target.box_xyxy
+            left = not target.visible and not (0 <= (x1 + x2) / 2 <= width and 0 <= (y1 + y2) / 2 <= height)
+            lost = target.hidden_seconds(frame.pts_ns) > self._track.max_bridge_seconds
+            missed = target.misses >= self._track.max_missed_keyframes and target.visible
+            unconfirmed = not target.confirmed and target.misses >= self._track.min_hits
+            if left or lost or missed or unconfirmed:
+                self._retire(target)
+
+    def _retire(self, target: Target) -> None:
+        """Take an object out and keep what it leaves."""
+        del self._live[target.target_id]
+        self._segmenter.drop([target.target_id])
+        observations, tracklets = target.rows(self._chunk, self._settings)
+        self._observations.append(pa.Table.from_pylist(observations, schema=OBSERVATIONS))
+        self._tracklets.append(pa.Table.from_pylist(tracklets, schema=TRACKLETS))
+
+
+def _detection_sigma(confidence: float) -> float:
+    return _DETECTION_SIGMA + _DETECTION_SIGMA_UNSURE * (1 - confidence)
