@@ -42,7 +42,18 @@ from flows.store.files import (
     write_durably,
     write_table_durably,
 )
-from flows.store.tables import CALIBRATIONS, NEVER_ENDED, RUNS, SOURCES, VIDEOS, ZONES, days_of, planned_row, video_row
+from flows.store.tables import (
+    CALIBRATIONS,
+    NEVER_ENDED,
+    RUNS,
+    SOURCES,
+    VIDEOS,
+    ZONES,
+    days_of,
+    ended_row,
+    planned_row,
+    video_row,
+)
 
 T = TypeVar("T")
 
