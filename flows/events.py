@@ -52,10 +52,15 @@ class _Paths:
     """Observations by track and time, in one unit: (N,) arrays, `row` the observation's row in the table."""
 
     row: Ints
-    track: Ints
+    track: npt.NDArray[np.int32]
     t_us: Ints
-    xy: Floats
+    x: Floats
+    y: Floats
     sigma: Floats
+
+    def xy(self, at: Ints) -> Floats:
+        """Positions (M, 2) of some of them."""
+        return np.stack([self.x[at], self.y[at]], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,49 +208,37 @@ def _paths(observations: pa.Table, unit: str) -> _Paths:
     def column(name: str) -> Floats:
         return pc.cast(observations[name], pa.float64()).to_numpy()
 
-    xy = np.stack([column(f"x_{unit}"), column(f"y_{unit}")], axis=1)
+    x, y = column(f"x_{unit}"), column(f"y_{unit}")
     if unit == "m":
         sigma = column("sigma_m")
     else:
         sigma = np.maximum(GROUND_POINT_SIGMA * (column("y2_px") - column("y1_px")), MIN_SIGMA_PX)
-    track = pc.rank(observations["track_id"], tiebreaker="dense").to_numpy().astype(np.int64)
-    t_us = observations["ts"].cast(pa.int64()).to_numpy()
-    row = np.lexsort((t_us, track))
-    row = row[np.isfinite(xy[row]).all(axis=1)]
-    return _Paths(row, track[row], t_us[row], xy[row], np.nan_to_num(sigma[row]))
+    encoded = observations["track_id"].combine_chunks().dictionary_encode()
+    track, t_us = encoded.indices.to_numpy(), observations["ts"].cast(pa.int64()).to_numpy()
+    # Stored observations come by time, which the stable sort is quick to see; few tracks then sort by counting.
+    row = np.argsort(t_us, kind="stable")
+    row = row[np.argsort(track[row].astype(np.min_scalar_type(len(encoded.dictionary))), kind="stable")]
+    row = row[np.isfinite(x[row]) & np.isfinite(y[row])]
+    return _Paths(row, track[row], t_us[row], x[row], y[row], np.nan_to_num(sigma[row]))
 
 
 def _visits(paths: _Paths, zone: Zone, debounce_us: int) -> _Found:
     polygon = shapely.polygons(np.array(zone.points))
     shapely.prepare(polygon)
-    inside = _within(paths.xy, np.array(zone.points), 0.0)
-    inside[inside] = shapely.contains_xy(polygon, paths.xy[inside])
-    begins = np.flatnonzero(inside & ~_before(paths, inside))
-    ends = np.flatnonzero(inside & ~_after(paths, inside))
+    inside = _around(paths, np.array(zone.points), 0.0)
+    inside = inside[shapely.contains_xy(polygon, paths.x[inside], paths.y[inside])]
+    goes_on = (np.diff(inside) == 1) & (np.diff(paths.track[inside]) == 0)
+    begins = inside[np.concatenate([[True], ~goes_on])] if len(inside) else inside
+    ends = inside[np.concatenate([~goes_on, [True]])] if len(inside) else inside
     enter_us = _edge_time(paths, polygon, begins, -1)
     exit_us = _edge_time(paths, polygon, ends, 1)
     # Stays of one track with only a short absence between are one visit: the first's begin, the last's end.
-    again = paths.track[begins[1:]] == paths.track[begins[:-1]]
-    again &= enter_us[1:] - exit_us[:-1] < debounce_us
-    first = np.flatnonzero(np.concatenate([[True], ~again])) if len(begins) else begins
+    again = (np.diff(paths.track[begins]) == 0) & (enter_us[1:] - exit_us[:-1] < debounce_us)
+    first = np.flatnonzero(np.concatenate([[True], ~again])[: len(begins)])
     last = np.concatenate([first[1:], [len(begins)]])[: len(first)] - 1
     duration_us = exit_us[last] - enter_us[first]
     long = duration_us >= debounce_us
     return _Found(zone, paths.row[begins[first]][long], enter_us[first][long], duration_us=duration_us[long])
-
-
-def _before(paths: _Paths, flag: BoolArray) -> BoolArray:
-    """Whether the same track's observation before has the flag."""
-    result = np.zeros_like(flag)
-    result[1:] = flag[:-1] & (paths.track[1:] == paths.track[:-1])
-    return result
-
-
-def _after(paths: _Paths, flag: BoolArray) -> BoolArray:
-    """Whether the same track's observation after has the flag."""
-    result = np.zeros_like(flag)
-    result[:-1] = flag[1:] & (paths.track[1:] == paths.track[:-1])
-    return result
 
 
 def _edge_time(paths: _Paths, polygon: Any, at: Ints, step: int) -> Ints:
@@ -255,57 +248,64 @@ def _edge_time(paths: _Paths, polygon: Any, at: Ints, step: int) -> Ints:
     """
     beside = np.clip(at + step, 0, max(len(paths.row) - 1, 0))
     beside = np.where(paths.track[beside] == paths.track[at], beside, at)
-    way = shapely.linestrings(np.stack([paths.xy[at], paths.xy[beside]], axis=1))
+    way = shapely.linestrings(np.stack([paths.xy(at), paths.xy(beside)], axis=1))
     length = shapely.length(way)
     share = shapely.length(shapely.intersection(way, polygon)) / np.where(length > 0, length, 1)
-    result: Ints = paths.t_us[at] + np.round(share * (paths.t_us[beside] - paths.t_us[at])).astype(np.int64)
+    return _between(paths, at, beside, share)
+
+
+def _between(paths: _Paths, start: Ints, end: Ints, share: Floats) -> Ints:
+    """Times a share of the way from one observation to another."""
+    result: Ints = paths.t_us[start] + np.round(share * (paths.t_us[end] - paths.t_us[start])).astype(np.int64)
     return result
 
 
 def _crossings(paths: _Paths, zone: Zone, clear_sigmas: float) -> _Found:
     points = np.array(zone.points)
-    n = len(paths.row)
-    # Signed crossings of each step of a path (row i: from observation i - 1 to i), and when within the step.
-    sign, share = _steps_over(paths, points)
+    at, sign, share = _steps_over(paths, points)
     if zone.unit == "px":
         sign = -sign  # y runs down in the picture, so left and right are exchanged
-    crossed = np.cumsum(sign)
-    clear = _distance_beyond(paths, points, clear_sigmas)
-    settled = np.flatnonzero(clear)
-    same = paths.track[settled[1:]] == paths.track[settled[:-1]]
-    net = np.where(same, np.diff(crossed[settled]), 0)
-    moved = np.flatnonzero(net)
-    direction = np.sign(net[moved])
-    # The step that counts is the last one in that direction between the two observations clear of the line.
-    steps = np.where(np.sign(sign)[None, :] == np.array([[-1], [1]]), np.arange(n), -1)
-    latest = np.maximum.accumulate(steps, axis=1) if n else steps
-    at = latest[(direction > 0).astype(int), settled[1:][moved]]
-    t_us = paths.t_us[at - 1] + np.round(share[at] * (paths.t_us[at] - paths.t_us[at - 1])).astype(np.int64)
-    _, first = np.unique(np.stack([paths.track[at], direction], axis=1), axis=0, return_index=True)
-    name = np.where(direction > 0, "forward", "backward")
-    return _Found(zone, paths.row[at][first], t_us[first], direction=name[first])
+    before, after = _clear_around(paths, points, clear_sigmas, at)
+    settled = (before >= 0) & (after < len(paths.row))
+    settled[settled] &= paths.track[before[settled]] == paths.track[at[settled]]
+    settled[settled] &= paths.track[after[settled]] == paths.track[at[settled]]
+    at, sign, share, before = at[settled], sign[settled], share[settled], before[settled]
+    # Steps over the line between the same two observations clear of it: what counts is their sum.
+    _, group = np.unique(before, return_inverse=True)
+    net = np.sign(np.bincount(group, weights=sign, minlength=0)).astype(np.int64)
+    that_way = np.flatnonzero((net[group] != 0) & (np.sign(sign) == net[group]))
+    # Of them the last in the direction of the sum is the crossing, and of a track's crossings the first.
+    last = that_way[np.append(np.diff(group[that_way]) != 0, True)[: len(that_way)]]
+    direction = net[group[last]]
+    _, first = np.unique(np.stack([paths.track[at[last]], direction], axis=1), axis=0, return_index=True)
+    made, direction = last[first], direction[first]
+    t_us = _between(paths, at[made] - 1, at[made], share[made])
+    return _Found(zone, paths.row[at[made]], t_us, direction=np.where(direction > 0, "forward", "backward"))
 
 
-def _steps_over(paths: _Paths, points: Floats) -> tuple[Ints, Floats]:
-    """Net crossings of the polyline by each step of the paths, and where in the step the last of them lies.
+def _steps_over(paths: _Paths, points: Floats) -> tuple[Ints, Ints, Floats]:
+    """The steps of the paths that cross a polyline; step i leads from observation i - 1 to i.
 
     Returns:
-        (N,) +1 from the left (counter-clockwise side, y up) to the right, -1 back, 0 none; (N,) share of the step.
+        (M,) steps, ascending; (M,) their net crossings, positive from the left (y up) to the right; (M,) where in
+        the step the line lies, as a share of it.
     """
-    n = len(paths.row)
-    sign, share = np.zeros(n, dtype=np.int64), np.zeros(n)
+    (low_x, low_y), (high_x, high_y) = points.min(axis=0), points.max(axis=0)
     # A step can only cross the line if the boxes around both overlap.
-    low, high = np.minimum(paths.xy[1:], paths.xy[:-1]), np.maximum(paths.xy[1:], paths.xy[:-1])
-    near = ((low <= points.max(axis=0)) & (high >= points.min(axis=0))).all(axis=1)
+    near = (np.minimum(paths.x[1:], paths.x[:-1]) <= high_x) & (np.maximum(paths.x[1:], paths.x[:-1]) >= low_x)
     at = np.flatnonzero(near & (paths.track[1:] == paths.track[:-1])) + 1
-    a, b = paths.xy[at - 1], paths.xy[at]
+    y0, y1 = paths.y[at - 1], paths.y[at]
+    at = at[(np.minimum(y0, y1) <= high_y) & (np.maximum(y0, y1) >= low_y)]
+    sign, share = np.zeros(len(at), dtype=np.int64), np.zeros(len(at))
+    a, b = paths.xy(at - 1), paths.xy(at)
     for p, q in pairwise(points):
         side_a, side_b = _cross(q - p, a - p), _cross(q - p, b - p)
         # The half-open comparison counts a point on the line, or a corner of it, exactly once.
         over = ((side_a >= 0) != (side_b >= 0)) & ((_cross(b - a, p - a) >= 0) != (_cross(b - a, q - a) >= 0))
-        sign[at[over]] += np.where(side_a[over] >= 0, 1, -1)
-        share[at[over]] = side_a[over] / (side_a[over] - side_b[over])
-    return sign, share
+        sign[over] += np.where(side_a[over] >= 0, 1, -1)
+        share[over] = side_a[over] / (side_a[over] - side_b[over])
+    crossed = sign != 0
+    return at[crossed], sign[crossed], share[crossed]
 
 
 def _cross(a: Floats, b: Floats) -> Floats:
@@ -313,21 +313,37 @@ def _cross(a: Floats, b: Floats) -> Floats:
     return result
 
 
-def _distance_beyond(paths: _Paths, points: Floats, clear_sigmas: float) -> BoolArray:
-    """Which observations are farther from the polyline than so many of their standard deviations."""
+def _clear_around(paths: _Paths, points: Floats, clear_sigmas: float, at: Ints) -> tuple[Ints, Ints]:
+    """For each step, the last observation before and the first after it that are clear of the polyline.
+
+    They may belong to another track, or be -1 or the number of observations where there is none.
+    """
     margin = clear_sigmas * paths.sigma
-    close = np.flatnonzero(_within(paths.xy, points, margin[:, None]))
-    clear: BoolArray = np.ones(len(paths.row), dtype=np.bool_)
+    close = _around(paths, points, margin)
     line = shapely.linestrings(points)
     shapely.prepare(line)
-    clear[close] = shapely.distance(line, shapely.points(paths.xy[close])) > margin[close]
-    return clear
+    close = close[shapely.distance(line, shapely.points(paths.xy(close))) <= margin[close]]
+    apart = np.diff(close) != 1
+    begins = close[np.append(True, apart)[: len(close)]]
+    ends = close[np.append(apart, True)[: len(close)]]
+    if not len(close):
+        return at - 1, at
+
+    def run(i: Ints) -> tuple[Ints, BoolArray]:
+        index = np.maximum(np.searchsorted(begins, i, side="right") - 1, 0)
+        return index, (begins[index] <= i) & (i <= ends[index])
+
+    before, hidden_before = run(at - 1)
+    after, hidden_after = run(at)
+    return np.where(hidden_before, begins[before] - 1, at - 1), np.where(hidden_after, ends[after] + 1, at)
 
 
-def _within(xy: Floats, points: Floats, margin: float | Floats) -> BoolArray:
-    """Which positions lie in the box around the points, grown by a margin."""
-    result: BoolArray = ((xy >= points.min(axis=0) - margin) & (xy <= points.max(axis=0) + margin)).all(axis=1)
-    return result
+def _around(paths: _Paths, points: Floats, margin: float | Floats) -> Ints:
+    """Observations in the box around the points, grown by a margin (one for all, or (N,))."""
+    (low_x, low_y), (high_x, high_y) = points.min(axis=0), points.max(axis=0)
+    at = np.flatnonzero((paths.x + margin >= low_x) & (paths.x - margin <= high_x))
+    y, margin_y = paths.y[at], margin[at] if isinstance(margin, np.ndarray) else margin
+    return at[(y + margin_y >= low_y) & (y - margin_y <= high_y)]
 
 
 def _table(observations: pa.Table, found: _Found) -> pa.Table:
