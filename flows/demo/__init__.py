@@ -1,0 +1,1 @@
+"""Synthetic scenes with exact ground truth, and the training of the nano models on them."""
