@@ -72,8 +72,8 @@ class FrameReader:
     duration reaches to the end of the file. Frames of another size than the first are scaled to it.
 
     Attributes:
-        counters: `frames` in the interval, `corrupt_packets` skipped and `repaired_timestamps`, each counted from
-            where decoding began.
+        counters: `frames` in the interval; `corrupt_packets` (skipped, or decoded with damage) and
+            `repaired_timestamps`, both counted from where decoding began.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class FrameReader:
             video: what `probe` returned.
             start_ns: first timestamp wanted.
             end_ns: end of the interval, None for the end of the file.
-            only: says by (index in the interval, pts_ns) which frames are wanted; the others are decoded, counted
-                and left out, without the cost of conversion to RGB.
+            only: says by (number, pts_ns) which frames are wanted, called once for each, in order; the others are
+                decoded and counted, but never converted to RGB. The interval's last frame comes in any case.
             threads: of the decoder; 0 for as many as there are cores.
         """
         self._video = video
@@ -132,6 +132,7 @@ class FrameReader:
             goal = start - int(back_s / time_base)
             if goal <= origin:
                 return None
+            decoder.corrupt_packets = 0
             try:
                 decoder.container.seek(goal, stream=decoder.stream)
             except (av.FFmpegError, OSError):
@@ -167,17 +168,28 @@ class FrameReader:
 
     def _within(self, timed: Iterator[tuple[int, Any]], decoder: Decoder) -> Iterator[Frame]:
         """The frames of the interval, converted."""
+        left_out: tuple[int, Any] | None = None
         for pts_ns, frame in timed:
             self.counters["corrupt_packets"] = decoder.corrupt_packets
             if self._end_ns is not None and pts_ns >= self._end_ns:
-                return
+                break
             if pts_ns < self._start_ns:
                 continue
-            index = self.counters["frames"]
             self.counters["frames"] += 1
-            if self._only is None or self._only(index, pts_ns):
-                yield Frame(round(pts_ns / NS * self._video.fps), pts_ns, self._upright_rgb(frame))
+            if self._only is None or self._only(self._number(pts_ns), pts_ns):
+                left_out = None
+                yield self._converted(pts_ns, frame)
+            else:
+                left_out = pts_ns, frame
         self.counters["corrupt_packets"] = decoder.corrupt_packets
+        if left_out is not None:
+            yield self._converted(*left_out)
+
+    def _number(self, pts_ns: int) -> int:
+        return round(pts_ns / NS * self._video.fps)
+
+    def _converted(self, pts_ns: int, frame: Any) -> Frame:
+        return Frame(self._number(pts_ns), pts_ns, self._upright_rgb(frame))
 
     def _upright_rgb(self, frame: Any) -> ImageArray:
         """The picture, turned as the first frame's display matrix says and at the video's size."""

@@ -315,7 +315,10 @@ class Decoder:
         yield av.Packet()
 
     def frames(self, packets: Iterator[Any] | None = None) -> Iterator[Any]:
-        """Decoded frames in presentation order; a packet that does not decode is counted and skipped."""
+        """Decoded frames in presentation order; a packet that does not decode is counted and skipped.
+
+        A frame whose damage the decoder has covered up from its neighbours is kept and counted.
+        """
         for packet in packets or self.packets():
             damaged = packet.is_corrupt
             frames: list[Any] = []
@@ -325,5 +328,5 @@ class Decoder:
                 return
             except av.FFmpegError:
                 damaged = True
-            self.corrupt_packets += damaged
+            self.corrupt_packets += damaged + sum(frame.is_corrupt for frame in frames)
             yield from frames

@@ -222,11 +222,11 @@ def _rises(pts: list[int]) -> bool:
 
 def _nominal_fps(stamps_s: np.ndarray, tick_s: float, rates: list[float]) -> float:
     """The typical rate: frames over time, pauses left out; what the header says where that agrees with it."""
-    gaps_s = np.diff(stamps_s)
+    gaps_s = np.sort(np.diff(stamps_s))
     gaps_s = gaps_s[gaps_s > 0]
     if not len(gaps_s):
         return rates[0] if rates else _FALLBACK_FPS
-    usual_s = float(np.median(gaps_s))
+    usual_s = float(gaps_s[(len(gaps_s) - 1) // 2])
     typical = gaps_s[np.abs(gaps_s - usual_s) <= max(1.5 * tick_s, 0.05 * usual_s)]
     fps = 1 / float(typical.mean())
     # Rounded clocks (1 ms in Matroska) blur the rate: a quarter of a frame over the whole length is within the blur.
