@@ -1,5 +1,6 @@
 import json
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.demo.scene import Scene
+from flows.demo.writer import line_crossings, zone_visits
 from flows.errors import CalibrationError, ConfigError
 from flows.events import compute_events, read_zones
 from flows.schema import EVENTS, OBSERVATIONS, TIMESTAMP
@@ -218,3 +221,51 @@ def test_a_bad_zones_file_names_the_place(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_zones(path)
+
+
+def _make_scene_observations(scene: Scene) -> pa.Table:
+    paths = {str(actor.id): actor.path.xy_m for actor in scene.actors}
+    return _make_observations(
+        {name: [(i / scene.fps, *xy) for i, xy in enumerate(xy_m.tolist())] for name, xy_m in paths.items()}
+    )
+
+
+def _scene_truth(scene: Scene) -> list[tuple[Any, ...]]:
+    """(name, track, direction, second, duration) of every visit and every first crossing in a direction."""
+    visits, crossings = [], {}
+    for actor in scene.actors:
+        for name, polygon_m in scene.stage.zones_m.items():
+            for first, last in zone_visits(actor.path.xy_m, polygon_m):
+                visits.append((name, str(actor.id), None, first / scene.fps, (last - first) / scene.fps))
+        for name, line_m in scene.stage.lines_m.items():
+            for frame, side in line_crossings(actor.path.xy_m, line_m):
+                direction = {"right": "forward", "left": "backward"}[side]
+                crossings.setdefault((name, str(actor.id), direction), (frame / scene.fps, None))
+    return visits + [(*key, *value) for key, value in crossings.items()]
+
+
+@pytest.mark.parametrize("seeds", [range(3), pytest.param(range(3, 23), marks=pytest.mark.slow)], ids=["few", "many"])
+def test_the_demo_scenes_events_are_found_from_true_positions(seeds):
+    exact = 0
+    for seed in seeds:
+        scene = Scene.random(seed, width=96, height=54)
+        shapes = [("zone", scene.stage.zones_m), ("line", scene.stage.lines_m)]
+        zones = [
+            Zone(name, kind, tuple(map(tuple, xy.tolist())), "m")
+            for kind, group in shapes
+            for name, xy in group.items()
+        ]
+        events = compute_events(_make_scene_observations(scene), zones, debounce_s=0, clear_sigmas=0)
+        columns = (events[name].to_pylist() for name in ("zone", "track_id", "direction"))
+        key = itemgetter(0, 1)
+        found = sorted(
+            zip(*columns, _seconds(events), events["duration_s"].to_pylist(), strict=True),
+            key=lambda e: (*key(e), e[3]),
+        )
+        true = sorted(_scene_truth(scene), key=lambda e: (*key(e), e[3]))
+        # The truth counts whole frames, the events the moments between them.
+        exact += [e[:3] for e in found] == [e[:3] for e in true] and all(
+            abs(e[3] - t[3]) <= 1 / scene.fps and abs((e[4] or 0) - (t[4] or 0)) <= 2 / scene.fps
+            for e, t in zip(found, true, strict=True)
+        )
+    assert exact >= 0.95 * len(seeds)
