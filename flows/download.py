@@ -7,16 +7,13 @@ name is whole. Certificates are checked and proxies honoured as `urllib` does it
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import http.client
-import logging
 import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,8 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from flows.errors import ModelError
-
-logger = logging.getLogger(__name__)
+from flows.store.files import file_lock
 
 BLOCK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
@@ -47,8 +43,8 @@ def fetch(url: str, path: Path, size_bytes: int, sha256: str) -> None:
         ModelError: The server cannot be reached or refuses, the disk is full, or what came is not the file.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
+        # One process downloads, the others wait and then find the file.
+        with file_lock(path.with_name(path.name + ".lock")):
             if not path.exists():
                 _fetch_locked(url, path, size_bytes, sha256)
     except OSError as error:
@@ -67,18 +63,6 @@ def _file_sha256(path: Path, mtime_ns: int, size_bytes: int) -> str:
     del mtime_ns, size_bytes  # part of the cache's key only
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold `<path>.lock`: one process downloads, the others wait and then find the file."""
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("another process is fetching %s; waiting for it", path.name)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _fetch_locked(url: str, path: Path, size_bytes: int, sha256: str) -> None:

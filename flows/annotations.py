@@ -1,0 +1,138 @@
+"""Boxes and masks with identities, as evaluation compares them: read from MOT files or from a store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from flows.errors import UsageError
+from flows.schema import FloatArray, Mask
+from flows.store.base import Filter, Store
+
+logger = logging.getLogger(__name__)
+
+IntArray = npt.NDArray[np.int64]
+
+Masks = Mapping[int, Mapping[int, Mask]]
+"""Masks by frame, then by identity."""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Boxes with identities, of ground truth or of a result: one row per object and frame.
+
+    `frame` (n,) counts from 1, as MOT files do; `track_id` (n,) are whole numbers; `box_xyxy` (n, 4) float32
+    is in pixels. Rows are kept sorted by frame and id.
+    """
+
+    frame: IntArray
+    track_id: IntArray
+    box_xyxy: FloatArray
+
+    def __post_init__(self) -> None:
+        n = len(self.frame)
+        if self.frame.shape != (n,) or self.track_id.shape != (n,) or self.box_xyxy.shape != (n, 4):
+            raise ValueError(
+                f"expected frame (n,), track_id (n,), box_xyxy (n, 4), got {self.frame.shape}, {self.track_id.shape}, "
+                f"{self.box_xyxy.shape}"
+            )
+        if not np.isfinite(self.box_xyxy).all():
+            raise ValueError("box_xyxy holds values that are not finite")
+        order = np.lexsort((self.track_id, self.frame))
+        for name in ("frame", "track_id", "box_xyxy"):
+            object.__setattr__(self, name, getattr(self, name)[order])
+        twice = (np.diff(self.frame) == 0) & (np.diff(self.track_id) == 0)
+        if twice.any():
+            row = int(np.flatnonzero(twice)[0])
+            raise ValueError(f"id {self.track_id[row]} stands twice in frame {self.frame[row]}")
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+def read_mot(path: Path, *, ground_truth: bool = False, classes: Iterable[int] = ()) -> Annotations:
+    """Read a MOT challenge file: `frame, id, x, y, w, h, conf, ...`, boxes in pixels, frames from 1.
+
+    Args:
+        path: Text file, one comma-separated row per box.
+        ground_truth: Leave out rows whose 7th column is 0, which mark what is not to be scored.
+        classes: Keep only these values of the 8th column (MOT16 and later); empty keeps all.
+
+    Raises:
+        UsageError: The file is missing or is no such file.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = [line for line in file if line.strip()]
+        rows = [[float(cell) for cell in line.split(",")] for line in lines]
+        table = np.array(rows, dtype=np.float64) if rows else np.zeros((0, 10))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: expected MOT rows `frame,id,x,y,w,h,conf,...`: {error}") from error
+    if table.shape[1] < 7 or (classes and table.shape[1] < 8):
+        raise UsageError(f"{path}: expected at least {8 if classes else 7} columns, got {table.shape[1]}")
+    if ground_truth:
+        table = table[table[:, 6] != 0]
+    if classes:
+        table = table[np.isin(table[:, 7], list(classes))]
+    box_xyxy = np.hstack([table[:, 2:4], table[:, 2:4] + table[:, 4:6]]).astype(np.float32)
+    try:
+        return Annotations(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), box_xyxy)
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def from_store(store: Store, video_id: str, class_names: Sequence[str] = ()) -> Annotations:
+    """Tracks of one video from a store, in MOT's frame numbers (from 1); ids are numbered in the order of track ids.
+
+    Raises:
+        UsageError: The store holds no tracks of this video.
+    """
+    return _read(store, video_id, class_names)[0]
+
+
+def masks_from_store(store: Store, video_id: str, class_names: Sequence[str] = ()) -> dict[int, dict[int, Mask]]:
+    """Masks of one video, under the same frames and ids as `from_store` gives them; empty where none are stored.
+
+    Raises:
+        UsageError: The store holds no tracks of this video.
+    """
+    annotations, encoded = _read(store, video_id, class_names)
+    masks: dict[int, dict[int, Mask]] = {}
+    for frame, track_id, data in zip(annotations.frame, annotations.track_id, encoded, strict=True):
+        if data is not None:
+            masks.setdefault(int(frame), {})[int(track_id)] = Mask.from_bytes(data)
+    return masks
+
+
+def _read(store: Store, video_id: str, class_names: Sequence[str]) -> tuple[Annotations, list[bytes | None]]:
+    columns = ["frame", "track_id", "x1_px", "y1_px", "x2_px", "y2_px", "mask"]
+    where = Filter(video_id=video_id, class_names=tuple(class_names))
+    # Where frames of a video with variable frame rate share a nominal number, the last of them stands for it.
+    rows: dict[tuple[int, str], tuple[list[float], bytes | None]] = {}
+    n_rows = 0
+    for batch in store.observations(where, columns):
+        n_rows += batch.num_rows
+        for row in batch.to_pylist():
+            box_xyxy = [row[name] for name in columns[2:6]]
+            rows[row["frame"], row["track_id"]] = box_xyxy, row["mask"]
+    if not rows:
+        raise UsageError(f"{store.url}: no tracks of video {video_id}" + (f" and {class_names}" if class_names else ""))
+    if n_rows > len(rows):
+        logger.warning(
+            "video %s: %d observations share a nominal frame number; not scored", video_id, n_rows - len(rows)
+        )
+    keys = sorted(rows)
+    _, ids = np.unique([track_id for _, track_id in keys], return_inverse=True)
+    annotations = Annotations(
+        np.array([frame + 1 for frame, _ in keys], dtype=np.int64),
+        ids.astype(np.int64) + 1,
+        np.array([rows[key][0] for key in keys], dtype=np.float32),
+    )
+    return annotations, [rows[key][1] for key in keys]
