@@ -39,7 +39,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Filter:
-    """Which observations or tracks to read; what is None or empty does not filter."""
+    """Which observations to read: t0 <= ts < t1; what is None or empty does not filter."""
 
     source_id: str | None = None
     video_id: str | None = None
@@ -132,7 +132,7 @@ class Store(ABC):
 
     @abstractmethod
     def links(self, source_id: str, version: int | None = None) -> pa.Table:
-        """Links (schema TRACK_LINKS) of one version, default the newest; empty where there is none."""
+        """Links (schema TRACK_LINKS) of one version, default the newest, by tracklet_id; empty where there is none."""
 
     @abstractmethod
     def write_links(self, source_id: str, version: int, links: pa.Table) -> None:
@@ -171,6 +171,7 @@ class Store(ABC):
         """Run one SELECT. Parameters are written `$name` on both stores and are bound, never formatted in.
 
         Timestamps come back as timestamp[us, UTC], whole numbers as int64, real numbers as float64, text as string.
+        PostgreSQL sums bigint to numeric: cast such sums to bigint, and divide only what was cast to double precision.
         """
 
     def __enter__(self) -> Self:

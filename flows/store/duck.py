@@ -17,8 +17,7 @@ import pyarrow as pa
 
 from flows.errors import StoreError
 from flows.store.base import Filter
-from flows.store.sql import bound, normalised
-from flows.store.tables import TRACK_OBSERVATIONS, checked_columns
+from flows.store.sql import bound, normalised, observations_sql
 
 ROWS_PER_BATCH = 65_536
 
@@ -53,10 +52,7 @@ def stream(
     tables: Mapping[str, pa.Table | Files], where: Filter, columns: Sequence[str] | None
 ) -> Iterator[pa.RecordBatch]:
     """Rows of `track_observations` by (video_id, pts_ns, track_id); files are read before this returns."""
-    names = checked_columns(list(columns) if columns is not None else TRACK_OBSERVATIONS.names)
-    conditions, values = filter_sql(where)
-    sql = f"select {', '.join(names)} from track_observations where {conditions} order by video_id, pts_ns, track_id"
-    schema = pa.schema([TRACK_OBSERVATIONS.field(name) for name in names])
+    sql, values, schema = observations_sql(where, columns)
     connection = _connect(tables)
     try:
         batches = (batch.cast(schema) for batch in connection.sql(sql, params=values).to_arrow_reader(ROWS_PER_BATCH))
@@ -65,21 +61,6 @@ def stream(
     except duckdb.Error as error:
         raise _translated(error) from error
     return chain([first], batches) if first is not None else iter(())
-
-
-def filter_sql(where: Filter) -> tuple[str, dict[str, Any]]:
-    """A filter as a condition on `track_observations`, with its parameters; t1 is exclusive."""
-    clauses = {
-        "source_id": "source_id = $source_id",
-        "video_id": "video_id = $video_id",
-        "t0": "ts >= $t0",
-        "t1": "ts < $t1",
-        "class_names": "class_name = any($class_names)",
-        "track_ids": "track_id = any($track_ids)",
-    }
-    given = {name: getattr(where, name) for name in clauses if getattr(where, name) not in (None, ())}
-    values = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
-    return " and ".join(clauses[name] for name in given) or "true", values
 
 
 def _connect(tables: Mapping[str, pa.Table | Files]) -> duckdb.DuckDBPyConnection:

@@ -29,7 +29,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.errors import SchemaVersionError, StoreError
+from flows.errors import StoreError
 from flows.schema import EVENTS, LEDGER, OBSERVATIONS, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, ChunkState, Video
 from flows.store import duck
 from flows.store.base import SCHEMA_VERSION, Filter, Store, Zone
@@ -49,6 +49,7 @@ from flows.store.tables import (
     SOURCES,
     VIDEOS,
     ZONES,
+    check_version,
     days_of,
     ended_row,
     planned_row,
@@ -99,11 +100,7 @@ class ParquetStore(Store):
                     ) from None
                 version = str(SCHEMA_VERSION)
                 write_durably(version_file, f"{version}\n".encode())
-        if version != str(SCHEMA_VERSION):
-            raise SchemaVersionError(
-                f"store {self._folder} has schema version {version!r}, this Sightflow reads {SCHEMA_VERSION}: "
-                "install the version that wrote it, or choose a new folder with --store"
-            )
+        check_version(version, str(self._folder))
 
     def close(self) -> None:
         """See `Store.close`; nothing stays open."""
@@ -206,7 +203,7 @@ class ParquetStore(Store):
             versions = self._link_versions(source_id)
         if version is None:
             version = max(versions, default=0)
-        return versions.get(version, TRACK_LINKS.empty_table())
+        return versions.get(version, TRACK_LINKS.empty_table()).sort_by("tracklet_id")
 
     def write_links(self, source_id: str, version: int, links: pa.Table) -> None:
         """See `Store.write_links`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +11,8 @@ import pyarrow.types as types
 
 from flows.errors import StoreError
 from flows.schema import TIMESTAMP
+from flows.store.base import Filter
+from flows.store.tables import TRACK_OBSERVATIONS
 
 _TOKENS = re.compile(
     r"""(?P<skip>
@@ -77,3 +79,29 @@ def normalised(table: pa.Table) -> pa.Table:
     """The same rows in the types both stores return, every column nullable."""
     schema = pa.schema([pa.field(field.name, common_type(field.name, field.type)) for field in table.schema])
     return table.cast(schema)
+
+
+def observations_sql(where: Filter, columns: Sequence[str] | None) -> tuple[str, dict[str, Any], pa.Schema]:
+    """The statement behind `Store.observations`, its parameters, and the schema of what comes back.
+
+    Raises:
+        StoreError: A column `track_observations` does not have.
+    """
+    names = list(columns) if columns is not None else TRACK_OBSERVATIONS.names
+    unknown = sorted(set(names) - set(TRACK_OBSERVATIONS.names))
+    if unknown or not names:
+        known = ", ".join(TRACK_OBSERVATIONS.names)
+        raise StoreError(f"observations have no column {', '.join(unknown) or '(none asked for)'}; there are {known}")
+    clauses = {
+        "source_id": "source_id = $source_id",
+        "video_id": "video_id = $video_id",
+        "t0": "ts >= $t0",
+        "t1": "ts < $t1",
+        "class_names": "class_name = any($class_names)",
+        "track_ids": "track_id = any($track_ids)",
+    }
+    given = {name: getattr(where, name) for name in clauses if getattr(where, name) not in (None, ())}
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    condition = " and ".join(clauses[name] for name in given) or "true"
+    sql = f"select {', '.join(names)} from track_observations where {condition} order by video_id, pts_ns, track_id"
+    return sql, values, pa.schema([TRACK_OBSERVATIONS.field(name) for name in names])

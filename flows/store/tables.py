@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.errors import StoreError
+from flows.errors import SchemaVersionError, StoreError
 from flows.schema import OBSERVATIONS, TIMESTAMP, Chunk, ChunkResult, ChunkState, Video
+from flows.store.base import SCHEMA_VERSION
 
 SOURCES = pa.schema([pa.field("source_id", pa.string()), pa.field("time_zone", pa.string())])
 
@@ -110,10 +111,12 @@ def days_of(observations: pa.Table) -> pa.Array:
     return days
 
 
-def checked_columns(columns: list[str]) -> list[str]:
-    """Column names of `track_observations`, or StoreError naming the unknown ones."""
-    unknown = sorted(set(columns) - set(TRACK_OBSERVATIONS.names))
-    if unknown:
-        known = ", ".join(TRACK_OBSERVATIONS.names)
-        raise StoreError(f"observations have no column {', '.join(unknown)}; there are {known}")
-    return columns
+def check_version(found: str, where: str) -> None:
+    """Raise SchemaVersionError where a store was not written in the schema this version reads."""
+    if found == str(SCHEMA_VERSION):
+        return
+    if found.isdigit() and int(found) > SCHEMA_VERSION:
+        fix = "a newer Sightflow wrote it: upgrade this one (pip install --upgrade sightflow)"
+    else:
+        fix = "an older Sightflow wrote it: use that version, or choose a new store with --store"
+    raise SchemaVersionError(f"store {where} has schema version {found!r}, expected {SCHEMA_VERSION}; {fix}")

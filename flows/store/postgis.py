@@ -1,0 +1,303 @@
+"""A store in PostgreSQL with PostGIS: many writers on many machines, spatial columns, indexes.
+
+Everything lies in the schema `sightflow` of the database (`tables.sql`). A chunk is one transaction: its ledger row is
+locked, its earlier rows are deleted, the new ones loaded by binary COPY, the row marked done. Readers see the state
+before or after.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+from psycopg import Connection
+from psycopg.rows import dict_row
+
+from flows.schema import EVENTS, LEDGER, OBSERVATIONS, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, ChunkState, Video
+from flows.store import pgarrow, pgcopy, pgschema
+from flows.store.base import Filter, Store, Zone
+from flows.store.pgconnect import Server
+from flows.store.sql import bound, observations_sql, to_psycopg
+from flows.store.tables import NEVER_ENDED, VIDEOS, days_of, ended_row, planned_row, video_row
+
+_LOCK = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
+
+
+class PostgisStore(Store):
+    """The server store. Safe for many processes on many machines."""
+
+    def __init__(self, url: str) -> None:
+        """See `flows.store.open_store`; the password, if the URL has one, is left out of `self.url`."""
+        self._server = Server(url)
+        self.url = self._server.url
+
+    def prepare(self) -> None:
+        """See `Store.prepare`. Makes the extension, where this user may, and the tables, where there are none."""
+        self._server.run(pgschema.prepare, retry=False)
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self._server.close()
+
+    # -- the ledger
+
+    def add_run(self, run_id: str, command: str, settings_json: str) -> None:
+        """See `Store.add_run`."""
+        sql = "insert into runs values (%s, %s, %s, %s) on conflict (run_id) do nothing"
+        self._execute(sql, (run_id, datetime.now(UTC), command, settings_json))
+
+    def add_video(self, video: Video) -> None:
+        """See `Store.add_video`."""
+
+        def work(connection: Connection) -> None:
+            with connection.transaction():
+                connection.execute("insert into sources values (%s) on conflict do nothing", (video.source_id,))
+                sql = (
+                    _insert("videos", VIDEOS.names)
+                    + f" on conflict (video_id) do update set {_assignments(VIDEOS.names)}"
+                )
+                connection.execute(sql, video_row(video))
+
+        self._server.run(work)
+
+    def plan(self, chunks: Sequence[Chunk]) -> None:
+        """See `Store.plan`."""
+        rows = [planned_row(chunk) for chunk in chunks]
+
+        def work(connection: Connection) -> None:
+            # In one order everywhere, so that two planners of the same chunks do not lock each other out.
+            with connection.transaction(), connection.cursor() as cursor:
+                cursor.executemany(
+                    _insert("chunks", LEDGER.names) + " on conflict do nothing",
+                    sorted(rows, key=lambda row: row["chunk_id"]),
+                )
+
+        self._server.run(work)
+
+    def begin(self, chunk: Chunk, max_attempts: int) -> bool:
+        """See `Store.begin`."""
+
+        def work(connection: Connection) -> bool:
+            with connection.transaction():
+                row = _locked_row(connection, chunk)
+                if row["state"] in (ChunkState.DONE, ChunkState.FAILED):
+                    return False
+                may_start = bool(row["attempts"] < max_attempts)
+                if may_start:
+                    changes = {"state": ChunkState.RUNNING.value, "attempts": row["attempts"] + 1}
+                else:
+                    changes = {"state": ChunkState.FAILED.value, "error": NEVER_ENDED.format(attempts=row["attempts"])}
+                _write_row(connection, {**row, **changes, "updated_at": datetime.now(UTC)})
+                return may_start
+
+        return self._server.run(work)
+
+    def commit(self, result: ChunkResult) -> None:
+        """See `Store.commit`. A failure does not take back what another attempt finished."""
+        chunk = result.chunk
+        days = [day.as_py().isoformat() for day in pc.unique(days_of(result.observations))]
+
+        def work(connection: Connection) -> None:
+            pgschema.make_partitions(connection, days)
+            with connection.transaction():
+                row = _locked_row(connection, chunk)
+                if result.error is not None and row["state"] == ChunkState.DONE:
+                    return
+                _delete_rows(connection, chunk)
+                if result.error is None:
+                    _load(connection, result)
+                _write_row(connection, ended_row(row, result))
+
+        self._server.run(work)
+
+    def reset_failed(self, chunk_ids: Sequence[str]) -> int:
+        """See `Store.reset_failed`."""
+        sql = (
+            "update chunks set state = %s, attempts = 0, error = null, updated_at = now()"
+            " where state = %s and chunk_id = any(%s)"
+        )
+        return self._execute(sql, (ChunkState.PLANNED.value, ChunkState.FAILED.value, list(chunk_ids)))
+
+    def ledger(self, chunk_ids: Sequence[str] | None = None) -> pa.Table:
+        """See `Store.ledger`."""
+        condition = "true" if chunk_ids is None else "chunk_id = any(%s)"
+        parameters = () if chunk_ids is None else (list(chunk_ids),)
+        return self._read("chunks", LEDGER, condition, parameters, "source_id, video_id, start_ns, chunk_id")
+
+    # -- identity
+
+    @contextmanager
+    def locked(self, source_id: str) -> Iterator[None]:
+        """See `Store.locked`. The server frees it when this process dies."""
+        # A connection of its own: the lock belongs to it and outlives transactions on the other.
+        connection = self._server.connect()
+        try:
+            try:
+                connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", (f"stitch {source_id}",))
+            except psycopg.Error as error:
+                raise self._server.explained(error) from error
+            yield
+        finally:
+            connection.close()
+
+    def tracklets(self, source_id: str) -> pa.Table:
+        """See `Store.tracklets`."""
+        return self._read("tracklets", TRACKLETS, "source_id = %s", (source_id,), "video_id, pts0_ns, tracklet_id")
+
+    def links(self, source_id: str, version: int | None = None) -> pa.Table:
+        """See `Store.links`."""
+        if version is None:
+            return self._read("newest_links", TRACK_LINKS, "source_id = %s", (source_id,), "tracklet_id")
+        return self._read(
+            "track_links", TRACK_LINKS, "source_id = %s and version = %s", (source_id, version), "tracklet_id"
+        )
+
+    def write_links(self, source_id: str, version: int, links: pa.Table) -> None:
+        """See `Store.write_links`."""
+
+        def work(connection: Connection) -> None:
+            with connection.transaction():
+                connection.execute(_LOCK, (f"links {source_id}",))
+                connection.execute(
+                    "delete from track_links where (source_id, version) = (%s, %s)", (source_id, version)
+                )
+                connection.execute(
+                    "insert into link_versions values (%s, %s) on conflict do nothing", (source_id, version)
+                )
+                pgarrow.copy(connection, "track_links", links.cast(TRACK_LINKS))
+
+        self._server.run(work)
+
+    # -- places
+
+    def write_zones(self, source_id: str, zones: Sequence[Zone]) -> None:
+        """See `Store.write_zones`."""
+        rows = [(source_id, z.name, z.kind, z.unit, json.dumps(z.points)) for z in zones]
+
+        def work(connection: Connection) -> None:
+            with connection.transaction(), connection.cursor() as cursor:
+                cursor.execute(_LOCK, (f"zones {source_id}",))
+                cursor.execute("delete from zones where source_id = %s", (source_id,))
+                cursor.executemany("insert into zones values (%s, %s, %s, %s, %s)", rows)
+
+        self._server.run(work)
+
+    def zones(self, source_id: str) -> list[Zone]:
+        """See `Store.zones`."""
+        found = self.query("select * from zones where source_id = $source_id", {"source_id": source_id})
+        return [
+            Zone(row["name"], row["kind"], tuple((x, y) for x, y in json.loads(row["points"])), row["unit"])
+            for row in found.to_pylist()
+        ]
+
+    def write_calibration(self, source_id: str, calibration_json: str) -> None:
+        """See `Store.write_calibration`."""
+        sql = "insert into calibrations values (%s, %s) on conflict (source_id) do update set calibration = %s"
+        self._execute(sql, (source_id, calibration_json, calibration_json))
+
+    def calibration(self, source_id: str) -> str | None:
+        """See `Store.calibration`."""
+        sql = "select calibration from calibrations where source_id = $source_id"
+        found: list[str] = self.query(sql, {"source_id": source_id})["calibration"].to_pylist()
+        return found[0] if found else None
+
+    def write_events(self, source_id: str, events: pa.Table) -> None:
+        """See `Store.write_events`."""
+
+        def work(connection: Connection) -> None:
+            with connection.transaction():
+                connection.execute(_LOCK, (f"events {source_id}",))
+                connection.execute("delete from events where source_id = %s", (source_id,))
+                pgarrow.copy(connection, "events", events.cast(EVENTS))
+
+        self._server.run(work)
+
+    # -- reading
+
+    def observations(self, where: Filter, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """See `Store.observations`. Streams from a cursor on the server."""
+        sql, values, schema = observations_sql(where, columns)
+        connection = self._server.connect()
+        try:
+            yield from pgarrow.stream(connection, to_psycopg(sql), values, schema)
+        except psycopg.Error as error:
+            raise self._server.explained(error) from error
+        finally:
+            connection.close()
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+        """See `Store.query`."""
+        values = bound(sql, parameters)
+        statement = to_psycopg(sql)
+
+        def work(connection: Connection) -> pa.Table:
+            with connection.transaction():
+                connection.execute("set transaction read only")
+                return pgarrow.fetch(connection, statement, values)
+
+        return self._server.run(work)
+
+    # -- shared by the methods above
+
+    def _execute(self, sql: str, parameters: Sequence[object]) -> int:
+        return self._server.run(lambda connection: connection.execute(sql, parameters).rowcount)
+
+    def _read(
+        self, table: str, schema: pa.Schema, condition: str, parameters: Sequence[object], order: str
+    ) -> pa.Table:
+        sql = f"select {', '.join(schema.names)} from {table} where {condition} order by {order}"
+        return self._server.run(lambda connection: pgarrow.fetch(connection, sql, parameters)).cast(schema)
+
+
+def _locked_row(connection: Connection, chunk: Chunk) -> dict[str, Any]:
+    """The chunk's ledger row, held until the transaction ends; a planned one where it was not there."""
+    row = planned_row(chunk)
+    connection.execute(_insert("chunks", row) + " on conflict do nothing", row)
+    sql = "select * from chunks where chunk_id = %s for update"
+    (found,) = connection.cursor(row_factory=dict_row).execute(sql, (chunk.chunk_id,))
+    return found
+
+
+def _write_row(connection: Connection, row: Mapping[str, Any]) -> None:
+    connection.execute(f"update chunks set {_assignments(row)} where chunk_id = %(chunk_id)s", row)
+
+
+def _insert(table: str, names: Iterable[str]) -> str:
+    names = list(names)
+    return f"insert into {table} ({', '.join(names)}) values ({', '.join(f'%({name})s' for name in names)})"
+
+
+def _assignments(names: Iterable[str]) -> str:
+    return ", ".join(f"{name} = %({name})s" for name in names)
+
+
+def _delete_rows(connection: Connection, chunk: Chunk) -> None:
+    sql = "delete from chunk_extents where chunk_id = %s returning t0, t1"
+    for t0, t1 in connection.execute(sql, (chunk.chunk_id,)).fetchall():
+        connection.execute(
+            "delete from observations where source_id = %s and ts between %s and %s and chunk_id = %s",
+            (chunk.video.source_id, t0, t1, chunk.chunk_id),
+        )
+    connection.execute("delete from tracklets where chunk_id = %s", (chunk.chunk_id,))
+
+
+def _load(connection: Connection, result: ChunkResult) -> None:
+    if result.observations.num_rows:
+        names = ", ".join(pgcopy.columns(OBSERVATIONS.names))
+        with (
+            connection.cursor() as cursor,
+            cursor.copy(f"copy observations ({names}) from stdin (format binary)") as copy,
+        ):
+            for block in pgcopy.encode(result.observations):
+                copy.write(block)
+        bounds = pc.min_max(result.observations["ts"]).as_py()
+        connection.execute(
+            "insert into chunk_extents values (%s, %s, %s)", (result.chunk.chunk_id, bounds["min"], bounds["max"])
+        )
+    pgarrow.copy(connection, "tracklets", result.tracklets)

@@ -1,0 +1,29 @@
+"""What all tests share. Environment is set here, before any library reads it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ENVIRONMENT = {
+    # Ray: no token on the local cluster, short socket paths, workers that keep this process's environment.
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_TMPDIR": "/tmp/sf-ray",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # ultralytics asks the network nothing.
+    "YOLO_OFFLINE": "1",
+    "OMP_NUM_THREADS": "2",
+}
+for name, value in ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+
+pytest_plugins = ["tests.postgis"]
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder `shared` beside the checkout, with real clips and ground truth; skips where there is none."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"no real clips and ground truth here ({folder.name}/ beside the checkout)")
+    return folder

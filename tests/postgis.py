@@ -1,0 +1,115 @@
+"""A real PostgreSQL with PostGIS for the tests: a given one, or a private cluster that lives as long as the run."""
+
+import os
+import pwd
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+BINARIES = Path("/usr/lib/postgresql")
+
+
+def _absent(reason: str) -> None:
+    reason = f"{reason}; tests/install_postgis.sh installs it on Debian and Ubuntu"
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI promises a PostGIS: {reason}")
+    pytest.skip(reason)
+
+
+def _find_binaries() -> Path:
+    versions = sorted((int(path.name), path) for path in BINARIES.glob("[0-9]*") if (path / "bin/initdb").exists())
+    if not versions:
+        _absent(f"no PostgreSQL server under {BINARIES}")
+    for version, path in reversed(versions):
+        if Path(f"/usr/share/postgresql/{version}/extension/postgis.control").exists():
+            return path / "bin"
+    return _absent("PostgreSQL is installed without PostGIS")
+
+
+def _as_server(command: list[str], folder: Path) -> None:
+    """Run a command as a user the server agrees to run as: it refuses root."""
+    if os.geteuid() == 0:
+        command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--", *command]
+    with (folder / "log").open("ab") as log:
+        done = subprocess.run(command, cwd=folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        pytest.fail(f"{' '.join(command)} failed:\n{(folder / 'log').read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def postgis_url() -> Iterator[str]:
+    """URL of a database from which others may be made; `SIGHTFLOW_TEST_POSTGRES` names one that is there."""
+    if given := os.environ.get("SIGHTFLOW_TEST_POSTGRES"):
+        yield given
+        return
+    binaries = _find_binaries()
+    # Short: the path of a unix socket holds about 100 characters.
+    folder = Path(tempfile.mkdtemp(prefix="sf-pg-", dir="/tmp"))
+    if os.geteuid() == 0:
+        owner = pwd.getpwnam("postgres")
+        os.chown(folder, owner.pw_uid, owner.pw_gid)
+    # Not UTC, so that a time zone left to the server is noticed.
+    settings = {"fsync": "off", "listen_addresses": "''", "unix_socket_directories": folder, "timezone": "Asia/Kolkata"}
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    data = str(folder / "data")
+    try:
+        _as_server(
+            [str(binaries / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"]
+            + ["--locale=C.UTF-8"],
+            folder,
+        )
+        _as_server([str(binaries / "pg_ctl"), "-w", "-D", data, "-o", options, "start"], folder)
+        yield f"postgresql://postgres@/postgres?host={folder}"
+        _as_server([str(binaries / "pg_ctl"), "-w", "-D", data, "-m", "immediate", "stop"], folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def _postgis_template(postgis_url: str) -> Iterator[str]:
+    name = f"sightflow_template_{secrets.token_hex(4)}"
+    with psycopg.connect(postgis_url, autocommit=True) as server:
+        server.execute(f"create database {name} encoding 'UTF8' template template0")
+        try:
+            with psycopg.connect(_with_database(postgis_url, name), autocommit=True) as database:
+                database.execute("create extension postgis")
+        except (psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile):
+            _absent("the given PostgreSQL has no PostGIS")
+        yield name
+        server.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture
+def postgis_database(postgis_url: str, _postgis_template: str) -> Iterator[str]:
+    """URL of a fresh database with the PostGIS extension and nothing else."""
+    yield from _fresh_database(postgis_url, _postgis_template)
+
+
+@pytest.fixture(scope="module")
+def postgis_module_database(postgis_url: str, _postgis_template: str) -> Iterator[str]:
+    """The same, one for all tests of a module: for those that make hundreds of small stores' worth of data."""
+    yield from _fresh_database(postgis_url, _postgis_template)
+
+
+def _fresh_database(url: str, template: str) -> Iterator[str]:
+    name = f"sightflow_test_{secrets.token_hex(4)}"
+    with psycopg.connect(url, autocommit=True) as server:
+        server.execute(f"create database {name} template {template}")
+        yield _with_database(url, name)
+        server.execute(f"drop database {name} with (force)")
+
+
+def _with_database(url: str, name: str) -> str:
+    parts = conninfo_to_dict(make_conninfo(url, dbname=name))
+    user = f"{parts['user']}@" if "user" in parts else ""
+    if "password" in parts:
+        user = f"{parts['user']}:{parts['password']}@"
+    port = f"&port={parts['port']}" if "port" in parts else ""
+    return f"postgresql://{user}/{name}?host={parts.get('host', '')}{port}"
