@@ -27,6 +27,9 @@ _Item = TypeVar("_Item")
 _OLDEST_RECORDING = datetime(1990, 1, 1, tzinfo=UTC)
 """Creation times before this are unset clocks: containers count from 1904 or 1970, cameras often from 1980."""
 
+_MAX_FPS = 1000
+"""High-speed cameras stay below it; above it timestamps count something else than seconds."""
+
 _FALLBACK_FPS = 25.0
 """Rate of a stream that neither says nor shows one: a raw stream without timing, a single frame."""
 
@@ -61,6 +64,11 @@ def probe(uri: str, source_id: str | None = None, start_time: datetime | None = 
             )
         created = _creation_time(container.metadata.get("creation_time") or stream.metadata.get("creation_time"))
     timing = _measure(uri, first.pts)
+    if timing.fps > _MAX_FPS:
+        raise VideoError(
+            f"{uri}: its timestamps say {timing.fps:.0f} frames per second; expected at most {_MAX_FPS}; "
+            "remux it with the camera's frame rate"
+        )
     rotation_deg = round(first.rotation / 90) * 90 % 360
     upright = (first.height, first.width) if rotation_deg in (90, 270) else (first.width, first.height)
     return Video(
@@ -133,7 +141,7 @@ class Monotonic:
     def _place(self, stamp_ns: int | None, next_ns: int | None, last: int | None) -> int:
         rises = stamp_ns is not None and (last is None or stamp_ns > last)
         room_ns = next_ns if next_ns is not None and (last is None or next_ns > last + 1) else None
-        if stamp_ns is not None and rises and (room_ns is None or stamp_ns < room_ns):
+        if stamp_ns is not None and rises and (room_ns is None or stamp_ns <= room_ns):
             return stamp_ns
         self.repaired += 1
         if last is None:
@@ -154,7 +162,7 @@ class _Timing:
 
 def _measure(uri: str, first_pts: int | None) -> _Timing:
     with open_video(uri) as (container, stream):
-        rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate and 1e-4 < rate <= 1000]
+        rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate and 1e-4 < rate <= _MAX_FPS]
         tick_s = float(stream.time_base)
         unordered = counts_decode_time(container, stream)
         dts = _indexed_dts(container, stream)
