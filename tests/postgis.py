@@ -61,8 +61,7 @@ def postgis_url() -> Iterator[str]:
     data = str(folder / "data")
     try:
         _as_server(
-            [str(binaries / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"]
-            + ["--locale=C.UTF-8"],
+            [str(binaries / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--locale=C.UTF-8"],
             folder,
         )
         _as_server([str(binaries / "pg_ctl"), "-w", "-D", data, "-o", options, "start"], folder)
