@@ -1,0 +1,31 @@
+"""The dashboard: Streamlit pages over either store. Nothing here imports torch, Ray or a video library."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+STORE_VARIABLE = "SIGHTFLOW_STORE__URL"
+
+
+def command(store_url: str, port: int) -> list[str]:
+    """The command line that serves the dashboard.
+
+    Args:
+        store_url: folder or `postgresql://...`.
+        port: TCP port to listen on.
+
+    Returns:
+        Arguments to execute, this interpreter first. An address that stands in the environment already is left
+        there: it may hold a password, and arguments can be read by every user of the machine.
+    """
+    argv = [sys.executable, "-m", "streamlit", "run", str(Path(__file__).parent / "main.py")]
+    argv += [f"--server.port={port}", "--browser.gatherUsageStats=false", "--client.toolbarMode=viewer"]
+    # Nobody edits the pages while they run, and watching every imported file costs a core at the start.
+    argv += ["--server.fileWatcherType=none"]
+    if not sys.stdout.isatty():
+        argv += ["--server.headless=true"]
+    if os.environ.get(STORE_VARIABLE) != store_url:
+        argv += ["--", "--store", store_url]
+    return argv

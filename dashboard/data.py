@@ -1,0 +1,89 @@
+"""The store behind the pages: opened once, asked through a short cache, and explained where it cannot be read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import STORE_VARIABLE
+from flows.config import Settings
+from flows.errors import SchemaVersionError, SightflowError, StoreError
+from flows.store import Store, open_store
+
+FRESH_S = 15
+"""How long an answer is shown before the store is asked again; a running job moves on meanwhile."""
+
+
+def store_url() -> str:
+    """The address: `--store` after `--`, else the settings' (environment, then default)."""
+    arguments = sys.argv[1:]
+    if "--store" in arguments[:-1]:
+        return arguments[arguments.index("--store") + 1]
+    return os.environ.get(STORE_VARIABLE) or Settings().store.url
+
+
+@st.cache_resource(show_spinner="Opening the store…")
+def _opened(url: str) -> Store:
+    store = open_store(url)
+    store.prepare()
+    return store
+
+
+def _store() -> Store:
+    url = store_url()
+    # Looking must not create: a store that is opened for writing makes its folder.
+    if "://" not in url and not Path(url).expanduser().is_dir():
+        raise StoreError(f"there is no folder {url}")
+    return _opened(url)
+
+
+@st.cache_data(ttl=FRESH_S, show_spinner=False, max_entries=500)
+def _asked(url: str, sql: str, parameters: dict[str, Any]) -> pd.DataFrame:
+    del url  # part of the cache's key: two stores answer differently
+    return _store().query(sql, parameters).to_pandas()
+
+
+def rows(sql: str, parameters: dict[str, Any] | None = None) -> pd.DataFrame:
+    """The rows of one SELECT with `$name` parameters; at most `FRESH_S` seconds old."""
+    return _asked(store_url(), sql, parameters or {})
+
+
+def filled_store() -> None:
+    """Stop with the page that says what to do, where no video has been planned yet."""
+    if rows("select count(*) as n from chunks")["n"].iloc[0] == 0:
+        st.title("Nothing here yet")
+        st.info(f"The store `{_store().url}` holds no videos.", icon=":material/inbox:")
+        st.markdown("Process some video, then reload this page:")
+        st.code(f"sightflow run VIDEO.mp4 --store {_store().url}", language="bash")
+        st.stop()
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn a store that cannot be read into a page that says so and how to fix it."""
+    try:
+        yield
+    except SchemaVersionError as error:
+        _explain("This store was written by another version", error, "Install that version, or choose another store:")
+    except StoreError as error:
+        _explain("The store cannot be read", error, "Check the address, or create a store by processing a video:")
+    except SightflowError as error:
+        _explain("This page cannot be shown", error, "The store is named when the dashboard starts:")
+
+
+def _explain(title: str, error: SightflowError, what: str) -> None:
+    st.title(title)
+    st.error(str(error), icon=":material/error:")
+    st.markdown(what)
+    st.code(
+        "sightflow dashboard --store FOLDER_OR_POSTGRESQL_URL\nsightflow run VIDEO.mp4 --store FOLDER", language="bash"
+    )
+    if st.button("Try again", icon=":material/refresh:"):
+        st.rerun()

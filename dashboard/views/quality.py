@@ -1,0 +1,119 @@
+"""Quality: how much is inferred, how tracks were joined, and what failed."""
+
+from __future__ import annotations
+
+import altair as alt
+import streamlit as st
+
+from dashboard import queries
+from dashboard.filters import selection
+from dashboard.parts import STATE_COLOURS, class_colours, table
+
+chosen = selection()
+st.title("Quality")
+states = queries.observations_by_state(chosen)
+ledger = queries.chunks(chosen)
+tracks = queries.tracks(chosen)
+total = int(states["n"].sum())
+
+
+def share(*names: str) -> str:
+    """Percentage of observations in these states."""
+    return f"{100 * states.loc[states['state'].isin(names), 'n'].sum() / total:.1f} %" if total else "–"
+
+
+boxes = st.columns(4)
+boxes[0].metric("Observations", f"{total:,}", border=True)
+boxes[1].metric("Detected or propagated", share("detected", "propagated"), border=True)
+boxes[2].metric("Inferred", share("bridged", "interpolated"), border=True, help="Bridged or interpolated")
+boxes[3].metric("Failed chunks", int((ledger["state"] == "failed").sum()), border=True)
+
+if total:
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.subheader("How observations are known")
+        scale = alt.Scale(domain=list(STATE_COLOURS), range=list(STATE_COLOURS.values()))
+        bars = (
+            alt.Chart(states)
+            .mark_bar()
+            .encode(
+                x=alt.X("n:Q", stack="normalize", title="Share of observations", axis=alt.Axis(format="%")),
+                y=alt.Y("class_name:N", title=None),
+                color=alt.Color("state:N", title=None, scale=scale, legend=alt.Legend(orient="top")),
+                order=alt.Order("rank:Q"),
+                tooltip=["class_name:N", "state:N", "n:Q"],
+            )
+        )
+        ranked = states.assign(rank=states["state"].map(list(STATE_COLOURS).index))
+        height = max(90, 44 * states["class_name"].nunique())
+        st.altair_chart(bars.properties(data=ranked, height=height), alt="Share of observations by state and class")
+    with right:
+        st.subheader("Length of tracks")
+        lengths = (
+            alt.Chart(tracks)
+            .mark_bar()
+            .encode(
+                x=alt.X("duration_s:Q", bin=alt.Bin(maxbins=25), title="Duration (s)"),
+                y=alt.Y("count()", title="Tracks", axis=alt.Axis(tickMinStep=1)),
+                color=alt.Color("class_name:N", title=None, scale=class_colours(queries.class_names())),
+            )
+        )
+        st.altair_chart(lengths.properties(height=220), alt="Histogram of track durations")
+    table(
+        states,
+        "observations-by-state",
+        {
+            "class_name": "Class",
+            "state": "State",
+            "n": "Observations",
+            "mean_confidence": st.column_config.NumberColumn("Mean confidence", format="%.2f"),
+        },
+    )
+
+st.subheader("How tracklets were joined")
+table(
+    queries.links_by_reason(chosen),
+    "links",
+    {
+        "reason": "Joined by",
+        "n": "Tracklets",
+        "mean_score": st.column_config.NumberColumn("Mean score", format="%.2f"),
+        "least_score": st.column_config.NumberColumn("Least score", format="%.2f"),
+    },
+)
+
+calibrations = queries.calibrations(chosen)
+if len(calibrations):
+    st.subheader("Calibration")
+    table(
+        calibrations,
+        "calibrations",
+        {
+            "source_id": "Source",
+            "rmse_m": st.column_config.NumberColumn("RMS error at control points (m)", format="%.3f"),
+            "points_used": "Control points used",
+            "points_set_aside": "Set aside as wrong",
+        },
+    )
+
+st.subheader("Ledger")
+if (ledger["state"] == "failed").any():
+    st.warning("Failed chunks are left alone until you ask for them: `sightflow run … --retry-failed`.")
+ledger = ledger.sort_values("state", key=lambda state: state != "failed", kind="stable")
+table(
+    ledger.drop(columns=["begin_s", "until_s", "start_ns", "end_ns", "overlap_ns"]),
+    "ledger",
+    {
+        "state": "State",
+        "error": st.column_config.TextColumn("Error", width="large"),
+        "source_id": "Source",
+        "uri": "Video",
+        "index": "Chunk",
+        "video_s": st.column_config.NumberColumn("Length (s)", format="%.1f"),
+        "frames": "Frames",
+        "rows": "Rows",
+        "attempts": "Attempts",
+        "updated_at": st.column_config.DatetimeColumn("Updated (UTC)", timezone="UTC"),
+    },
+    column_order=["state", "error", "source_id", "uri", "index", "video_s", "frames", "rows", "attempts", "updated_at"],
+)
