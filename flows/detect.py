@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ class Detector:
 
     def __init__(self, settings: DetectSettings, device: str) -> None:
         from ultralytics import YOLO
+        from ultralytics.utils import LOGGER
 
+        LOGGER.setLevel(logging.WARNING)  # it greets with every model it loads
         self._settings = settings
         self._device = device
         path = resolve(settings.detector, "detector").path
@@ -101,14 +104,6 @@ def _trained_size(model: object) -> int | None:
     return max(size) if isinstance(size, (list, tuple)) else size
 
 
-def is_keyframe(number: int, previous: int | None, every: int) -> bool:
-    """Whether a frame is a keyframe: the first one, and every one that enters a new interval of `every` frames.
-
-    Counted from the video's beginning, so that neighbouring chunks agree on the frames they share.
-    """
-    return previous is None or number // every != previous // every
-
-
 def keyframe_interval(settings: DetectSettings, fps: float) -> int:
     """Frames from keyframe to keyframe."""
     if settings.detect_every_seconds is not None:
@@ -116,25 +111,29 @@ def keyframe_interval(settings: DetectSettings, fps: float) -> int:
     return settings.detect_every
 
 
-def keyframes(frames: Iterable[Frame], every: int) -> Iterator[Frame]:
-    """The keyframes among frames, and the last frame: what ends a chunk should be seen by the detector too."""
-    previous: int | None = None
-    last: Frame | None = None
-    for frame in frames:
-        chosen = is_keyframe(frame.number, previous, every)
-        previous = frame.number
-        last = None if chosen else frame
-        if chosen:
-            yield frame
-    if last is not None:
-        yield last
+class Keyframes:
+    """Chooses keyframes: the first frame, and every one that enters a new interval of `every` frames.
+
+    Intervals are counted from the video's beginning, so that neighbouring chunks agree on the frames they share.
+    Called with each frame's number and time, in order.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._previous: int | None = None
+
+    def __call__(self, number: int, pts_ns: int) -> bool:
+        del pts_ns
+        chosen = self._previous is None or number // self._every != self._previous // self._every
+        self._previous = number
+        return chosen
 
 
-def detect_keyframes(frames: Iterable[Frame], detector: Detector, every: int, batch: int) -> pa.Table:
-    """Detections of the keyframes among frames, one row a keyframe (schema DETECTIONS)."""
-    chosen = keyframes(frames, every)
+def detect_frames(frames: Iterable[Frame], detector: Detector, batch: int) -> pa.Table:
+    """Detections of every frame given, one row a frame (schema DETECTIONS)."""
+    remaining = iter(frames)
     rows: list[dict[str, Any]] = []
-    while part := list(islice(chosen, batch)):
+    while part := list(islice(remaining, batch)):
         found = detector([frame.image_rgb for frame in part])
         rows.extend(_to_row(frame.pts_ns, detections) for frame, detections in zip(part, found, strict=True))
     return pa.Table.from_pylist(rows, schema=DETECTIONS)

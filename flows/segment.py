@@ -9,8 +9,8 @@ Images and Videos", and `sam2/modeling/sam2_base.py`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -18,13 +18,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from sam2.modeling.sam2_utils import get_1d_sine_pe
-from sam2.sam2_video_predictor import SAM2VideoPredictor
 
 from flows.config import SegmentSettings
 from flows.errors import OutOfMemoryError
+from flows.masks import mask_from_logits
+from flows.memory import Entry, Memory, Reads, StreamingPredictor
 from flows.models import build_segmenter, resolve
-from flows.schema import BoolArray, FloatArray, ImageArray, Mask
+from flows.schema import FloatArray, ImageArray, Mask
 
 _MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
 _STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
@@ -32,8 +32,6 @@ _STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
 _ENDLESS = 1 << 30
 # A mask over (nearly) the whole frame is what SAM 2 returns for an object it has lost, never an object.
 _WHOLE_FRAME = 0.9
-# Pieces smaller than this share of a mask's largest piece are specks, not an object cut in two by a pole.
-_SPECK = 0.2
 
 
 @dataclass(frozen=True)
@@ -58,109 +56,6 @@ class Segment:
         return np.array([x, y, x + width, y + height], dtype=np.float32)
 
 
-@dataclass
-class _Entry:
-    """What one frame left in an object's memory: spatial features (1, C, h, w) and pointer (1, C)."""
-
-    features: torch.Tensor | None
-    pointer: torch.Tensor
-
-
-@dataclass
-class _Memory:
-    """One object's memory: prompted (conditioning) frames and recent ones, by frame index."""
-
-    conditioning: dict[int, _Entry] = field(default_factory=dict)
-    recent: dict[int, _Entry] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Reads:
-    """What one object reads on one frame: (temporal position, entry) and (age in frames, entry)."""
-
-    spatial: list[tuple[int, _Entry]]
-    pointers: list[tuple[int, _Entry]]
-
-    @property
-    def signature(self) -> tuple[tuple[int, ...], int]:
-        """Objects of equal signature can share a batch: same temporal positions, same number of pointers."""
-        return tuple(position for position, _ in self.spatial), len(self.pointers)
-
-
-class StreamingPredictor(SAM2VideoPredictor):
-    """SAM 2 whose memory attention takes a batch of objects prompted at different times.
-
-    The only step that is its own is the assembly of memory: the package builds it for objects of one age, here each
-    object brings the `_Reads` of its own past. Everything else is inherited.
-    """
-
-    def _prepare_memory_conditioned_features(
-        self,
-        frame_idx: int,
-        is_init_cond_frame: bool,
-        current_vision_feats: list[torch.Tensor],
-        current_vision_pos_embeds: list[torch.Tensor],
-        feat_sizes: list[tuple[int, int]],
-        output_dict: Any,
-        num_frames: int,
-        track_in_reverse: bool = False,
-    ) -> torch.Tensor:
-        if is_init_cond_frame or isinstance(output_dict, dict):
-            return super()._prepare_memory_conditioned_features(
-                frame_idx,
-                is_init_cond_frame,
-                current_vision_feats,
-                current_vision_pos_embeds,
-                feat_sizes,
-                output_dict,
-                num_frames,
-                track_in_reverse,
-            )
-        memory, position, pointer_tokens = self._assemble_memory(output_dict, current_vision_feats[-1].dtype)
-        fused = self.memory_attention(
-            curr=current_vision_feats,
-            curr_pos=current_vision_pos_embeds,
-            memory=memory,
-            memory_pos=position,
-            num_obj_ptr_tokens=pointer_tokens,
-        )
-        height, width = feat_sizes[-1]
-        return fused.permute(1, 2, 0).reshape(-1, self.hidden_dim, height, width)
-
-    def _assemble_memory(self, batch: Sequence[_Reads], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Memory tokens (L, B, mem_dim), their positions (same shape) and how many of them are pointers."""
-        tokens, positions = [], []
-        for slot, (position, _) in enumerate(batch[0].spatial):
-            features = torch.cat([reads.spatial[slot][1].features for reads in batch])
-            tokens.append(features.flatten(2).permute(2, 0, 1).to(dtype))
-            spatial = self.memory_position(features)
-            temporal = self.maskmem_tpos_enc[self.num_maskmem - position - 1]
-            positions.append((spatial.flatten(2).permute(2, 0, 1) + temporal).expand(-1, len(batch), -1))
-        if not self.use_obj_ptrs_in_encoder or not batch[0].pointers:
-            return torch.cat(tokens), torch.cat(positions), 0
-        pointers = torch.stack([torch.cat([entry.pointer for _, entry in r.pointers]) for r in batch], dim=1)
-        age = torch.tensor([[a for a, _ in r.pointers] for r in batch], device=pointers.device).T
-        # Ages differ within the batch, so each object's pointers get their own temporal encoding.
-        if self.add_tpos_enc_to_obj_ptrs:
-            width = self.hidden_dim if self.proj_tpos_enc_in_obj_ptrs else self.mem_dim
-            encoded = get_1d_sine_pe(age.flatten() / (self.max_obj_ptrs_in_encoder - 1), dim=width)
-            position = self.obj_ptr_tpos_proj(encoded.to(pointers.dtype)).view(*age.shape, self.mem_dim)
-        else:
-            position = pointers.new_zeros(*age.shape, self.mem_dim)
-        split = self.hidden_dim // self.mem_dim
-        if split > 1:
-            n, b, _ = pointers.shape
-            pointers = pointers.reshape(n, b, split, self.mem_dim).permute(0, 2, 1, 3).flatten(0, 1)
-            position = position.repeat_interleave(split, dim=0)
-        tokens.append(pointers.to(dtype))
-        positions.append(position)
-        return torch.cat(tokens), torch.cat(positions), pointers.shape[0]
-
-    def memory_position(self, features: torch.Tensor) -> torch.Tensor:
-        """Spatial positional encoding of a memory, (1, mem_dim, h, w); it does not depend on the content."""
-        return self.memory_encoder.position_encoding(features[:1].float())
-
-
 class VideoSegmenter:
     """SAM 2 over a stream of frames of one size.
 
@@ -183,7 +78,7 @@ class VideoSegmenter:
             settings.precision == "auto" and self._device.type == "cuda" and torch.cuda.is_bf16_supported()
         )
         self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=half)
-        self._memories: dict[int, _Memory] = {}
+        self._memories: dict[int, Memory] = {}
         self._encoded: deque[tuple[int, dict[str, Any]]] = deque()
         self._index = -1
         self.counters = {"segmented_frames": 0, "prompts": 0, "rejected_masks": 0, "back_frames": 0}
@@ -214,7 +109,7 @@ class VideoSegmenter:
         Args:
             boxes_xyxy: Object id -> (4,) pixels of the full frame.
         """
-        memories = {object_id: self._memories.get(object_id, _Memory()) for object_id in boxes_xyxy}
+        memories = {object_id: self._memories.get(object_id, Memory()) for object_id in boxes_xyxy}
         found = self._prompt(boxes_xyxy, memories, fresh=True)
         self._memories.update(memories)
         return found
@@ -244,7 +139,7 @@ class VideoSegmenter:
         The caller takes ids out of `object_ids` between steps to stop them; with none left it ends. The objects'
         forward memory is untouched.
         """
-        memories = {i: _Memory(conditioning=dict(self._memories[i].conditioning)) for i in object_ids}
+        memories = {i: Memory(conditioning=dict(self._memories[i].conditioning)) for i in object_ids}
         for index, features in list(self._encoded)[-2::-1]:
             memories = {i: memory for i, memory in memories.items() if i in object_ids}
             if not memories:
@@ -274,9 +169,12 @@ class VideoSegmenter:
         }
 
     def _propagate(
-        self, index: int, encoded: dict[str, Any], memories: Mapping[int, _Memory], *, reverse: bool
+        self, index: int, encoded: dict[str, Any], memories: Mapping[int, Memory], *, reverse: bool
     ) -> dict[int, Segment]:
-        reads = {object_id: self._reads(memory, index, reverse) for object_id, memory in memories.items()}
+        reads = {
+            object_id: self._model.reads(memory, index, self._max_conditioning, reverse=reverse)
+            for object_id, memory in memories.items()
+        }
         found: dict[int, Segment] = {}
         ordered = sorted(reads, key=lambda object_id: (reads[object_id].signature, object_id))
         for _, group in groupby(ordered, key=lambda object_id: reads[object_id].signature):
@@ -290,7 +188,7 @@ class VideoSegmenter:
         return {object_id: found[object_id] for object_id in memories}
 
     def _prompt(
-        self, boxes_xyxy: Mapping[int, FloatArray], memories: Mapping[int, _Memory], *, fresh: bool
+        self, boxes_xyxy: Mapping[int, FloatArray], memories: Mapping[int, Memory], *, fresh: bool
     ) -> dict[int, Segment]:
         found: dict[int, Segment] = {}
         index, encoded = self._encoded[-1]
@@ -302,12 +200,14 @@ class VideoSegmenter:
                 "point_coords": torch.from_numpy(corners.reshape(-1, 2, 2)).to(self._device),
                 "point_labels": torch.tensor([[2, 3]] * len(part), dtype=torch.int32, device=self._device),
             }
-            reads = [] if fresh else [self._reads(memories[i], index, False) for i in part]
+            reads = [] if fresh else [self._model.reads(memories[i], index, self._max_conditioning) for i in part]
             return self._step(index, encoded, len(part), reads, points=points)
 
         ids = list(boxes_xyxy)
         # Corrections read memory, so only objects of one signature share a batch; fresh prompts read none.
-        signature = {i: () if fresh else self._reads(memories[i], index, False).signature for i in ids}
+        signature = {
+            i: () if fresh else self._model.reads(memories[i], index, self._max_conditioning).signature for i in ids
+        }
         for _, group in groupby(sorted(ids, key=lambda i: (signature[i], i)), key=lambda i: signature[i]):
             for part, out in self._in_batches(list(group), step):
                 into = [memories[i].conditioning if fresh else memories[i].recent for i in part]
@@ -323,7 +223,7 @@ class VideoSegmenter:
         index: int,
         encoded: dict[str, Any],
         batch: int,
-        reads: list[_Reads],
+        reads: list[Reads],
         *,
         points: dict[str, torch.Tensor] | None = None,
         reverse: bool = False,
@@ -361,7 +261,7 @@ class VideoSegmenter:
             start += len(part)
 
     def _remember(
-        self, ids: list[int], out: dict[str, Any], into: list[dict[int, _Entry]], index: int
+        self, ids: list[int], out: dict[str, Any], into: list[dict[int, Entry]], index: int
     ) -> dict[int, Segment]:
         # The package keeps spatial memory in bf16 whatever the arithmetic, and so must equal results.
         features = out["maskmem_features"].to(torch.bfloat16)
@@ -372,34 +272,10 @@ class VideoSegmenter:
         found = {}
         for row, object_id in enumerate(ids):
             # Clones: a slice would keep the whole batch alive as long as one object remembers it.
-            into[row][index] = _Entry(features[row : row + 1].clone(), pointers[row : row + 1].clone())
+            into[row][index] = Entry(features[row : row + 1].clone(), pointers[row : row + 1].clone())
             mask = self._mask(logits[row]) if scores[row] > 0 else None
             found[object_id] = Segment(float(scores[row]), mask, appearance[row])
         return found
-
-    def _reads(self, memory: _Memory, index: int, reverse: bool) -> _Reads:
-        """The memories SAM 2 reads on frame `index` (`sam2_base.py`, `_prepare_memory_conditioned_features`)."""
-        model = self._model
-        sign = -1 if reverse else 1
-        nearest = sorted(memory.conditioning, key=lambda t: abs(index - t))
-        selected = sorted(nearest[: self._max_conditioning])
-        others = {t: memory.conditioning[t] for t in nearest[self._max_conditioning :]}
-        spatial = [(0, memory.conditioning[t]) for t in selected]
-        for position in range(1, model.num_maskmem):
-            t = index - sign * (model.num_maskmem - position)
-            entry = memory.recent.get(t) or others.get(t)
-            if entry is not None and entry.features is not None:
-                spatial.append((position, entry))
-        ages = [(sign * (index - t), memory.conditioning[t]) for t in selected]
-        if model.only_obj_ptrs_in_the_past_for_eval:
-            ages = [(age, entry) for age, entry in ages if age >= 0]
-        if not model.use_signed_tpos_enc_to_obj_ptrs:
-            ages = [(abs(age), entry) for age, entry in ages]
-        for age in range(1, model.max_obj_ptrs_in_encoder):
-            entry = memory.recent.get(index - sign * age) or others.get(index - sign * age)
-            if entry is not None:
-                ages.append((age, entry))
-        return _Reads(spatial, ages if model.use_obj_ptrs_in_encoder else [])
 
     def _free(self) -> None:
         """Free what no frame after the newest can read."""
@@ -415,53 +291,13 @@ class VideoSegmenter:
                 del memory.conditioning[t]
 
     def _mask(self, logits: npt.NDArray[np.float32]) -> Mask | None:
-        """The mask at full size from low-resolution logits (h, w), as a crop; None where it is no object's mask."""
-        if not np.isfinite(logits).all():
-            self.counters["rejected_masks"] += 1
-            return None
-        rows, columns = np.flatnonzero((logits > 0).any(axis=1)), np.flatnonzero((logits > 0).any(axis=0))
-        if rows.size == 0:
-            return None
-        mask = _upsampled(logits, rows, columns, self._height_px, self._width_px)
-        if mask is not None and mask.area_px > _WHOLE_FRAME * self._height_px * self._width_px:
+        """The mask of an object, None where the logits are no object's."""
+        mask = mask_from_logits(logits, self._height_px, self._width_px) if np.isfinite(logits).all() else None
+        whole = mask is not None and mask.area_px > _WHOLE_FRAME * self._height_px * self._width_px
+        if whole or not np.isfinite(logits).all():
             self.counters["rejected_masks"] += 1
             return None
         return mask
-
-
-def _upsampled(
-    logits: npt.NDArray[np.float32],
-    rows: npt.NDArray[np.intp],
-    columns: npt.NDArray[np.intp],
-    height_px: int,
-    width_px: int,
-) -> Mask | None:
-    """Bilinear upsampling (half-pixel centres, as SAM 2 does) of the part of the logits that can be positive."""
-    height, width = logits.shape
-    scale_y, scale_x = height / height_px, width / width_px
-    # A full-size pixel is positive only within one low-resolution cell of a positive one.
-    y0, y1 = max(int((rows[0] - 1) / scale_y), 0), min(int(np.ceil((rows[-1] + 2) / scale_y)), height_px)
-    x0, x1 = max(int((columns[0] - 1) / scale_x), 0), min(int(np.ceil((columns[-1] + 2) / scale_x)), width_px)
-    to_source = np.array(
-        [[scale_x, 0, (x0 + 0.5) * scale_x - 0.5], [0, scale_y, (y0 + 0.5) * scale_y - 0.5]], dtype=np.float64
-    )
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    fine = cv2.warpAffine(logits, to_source, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    inside = _without_specks(fine > 0)
-    ys, xs = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    if ys.size == 0:
-        return None
-    crop = inside[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
-    return Mask(int(x0 + xs[0]), int(y0 + ys[0]), np.ascontiguousarray(crop))
-
-
-def _without_specks(inside: BoolArray) -> BoolArray:
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)
-    if count <= 2:
-        return inside
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    kept = 1 + np.flatnonzero(areas >= _SPECK * areas.max())
-    return np.isin(labels, kept)
 
 
 def load_segmenter(settings: SegmentSettings, device: str) -> StreamingPredictor:
@@ -471,4 +307,4 @@ def load_segmenter(settings: SegmentSettings, device: str) -> StreamingPredictor
         ModelError: Unknown name, missing or damaged weights.
     """
     resolved = resolve(settings.segmenter, "segmenter")
-    return build_segmenter(resolved, settings.image_size, device, target="flows.segment.StreamingPredictor")
+    return build_segmenter(resolved, settings.image_size, device, target="flows.memory.StreamingPredictor")

@@ -224,9 +224,9 @@ class Target:
         states = Counter(s.state for s in own)
         times = np.array([s.pts_ns for s in sightings])
         span = max(chunk.overlap_ns, round(_ENDS_SECONDS * NS))
-        head = np.flatnonzero(times < times[0] + span)
+        head = np.flatnonzero(times < times[0] + span).tolist()
         # The tail reaches back from the border, not from the last sighting: it must cover all shared frames.
-        tail = np.flatnonzero(times >= min(int(times[-1]), chunk.end_ns) - span)
+        tail = np.flatnonzero(times >= min(int(times[-1]), chunk.end_ns) - span).tolist()
         pointers = np.mean(self._pointers, axis=0) if self._pointers else np.zeros(0, dtype=np.float32)
         return {
             "tracklet_id": tracklet_id,

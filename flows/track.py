@@ -200,7 +200,7 @@ class ChunkTracker:
             self.counters["corrected"] += len(reset)
         for target_id, row in matched.items():
             target = self._live[target_id]
-            confidence = float(found.confidence[row])  # type: ignore[index]
+            confidence = float(found.confidence[row])
             sigma = _detection_sigma(confidence)
             target.detected(frame, found.xyxy[row], confidence, names[row], sigma, segments[target_id])
             if not target.confirmed and target.hits >= self._track.min_hits:

@@ -1,0 +1,141 @@
+"""What SAM 2 remembers of an object, and its predictor taught to read many such memories in one batch.
+
+Nothing but the assembly of memory differs from the package; which frames are read on which frame follows
+`sam2/modeling/sam2_base.py`, `_prepare_memory_conditioned_features`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from sam2.modeling.sam2_utils import get_1d_sine_pe
+from sam2.sam2_video_predictor import SAM2VideoPredictor
+
+
+@dataclass
+class Entry:
+    """What one frame left in an object's memory: spatial features (1, C, h, w) and pointer (1, C)."""
+
+    features: torch.Tensor | None
+    pointer: torch.Tensor
+
+
+@dataclass
+class Memory:
+    """One object's memory: prompted (conditioning) frames and recent ones, by frame index."""
+
+    conditioning: dict[int, Entry] = field(default_factory=dict)
+    recent: dict[int, Entry] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What one object reads on one frame: (temporal position, entry) and (age in frames, entry)."""
+
+    spatial: list[tuple[int, Entry]]
+    pointers: list[tuple[int, Entry]]
+
+    @property
+    def signature(self) -> tuple[tuple[int, ...], int]:
+        """Objects of equal signature can share a batch: same temporal positions, same number of pointers."""
+        return tuple(position for position, _ in self.spatial), len(self.pointers)
+
+
+class StreamingPredictor(SAM2VideoPredictor):
+    """SAM 2 whose memory attention takes a batch of objects prompted at different times.
+
+    The only step that is its own is the assembly of memory: the package builds it for objects of one age, here each
+    object brings the `Reads` of its own past. Everything else is inherited.
+    """
+
+    def _prepare_memory_conditioned_features(
+        self,
+        frame_idx: int,
+        is_init_cond_frame: bool,
+        current_vision_feats: list[torch.Tensor],
+        current_vision_pos_embeds: list[torch.Tensor],
+        feat_sizes: list[tuple[int, int]],
+        output_dict: Any,
+        num_frames: int,
+        track_in_reverse: bool = False,
+    ) -> torch.Tensor:
+        if is_init_cond_frame or isinstance(output_dict, dict):
+            return super()._prepare_memory_conditioned_features(
+                frame_idx,
+                is_init_cond_frame,
+                current_vision_feats,
+                current_vision_pos_embeds,
+                feat_sizes,
+                output_dict,
+                num_frames,
+                track_in_reverse,
+            )
+        memory, position, pointer_tokens = self._assemble_memory(output_dict, current_vision_feats[-1].dtype)
+        fused = self.memory_attention(
+            curr=current_vision_feats,
+            curr_pos=current_vision_pos_embeds,
+            memory=memory,
+            memory_pos=position,
+            num_obj_ptr_tokens=pointer_tokens,
+        )
+        height, width = feat_sizes[-1]
+        return fused.permute(1, 2, 0).reshape(-1, self.hidden_dim, height, width)
+
+    def _assemble_memory(self, batch: Sequence[Reads], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Memory tokens (L, B, mem_dim), their positions (same shape) and how many of them are pointers."""
+        tokens, positions = [], []
+        for slot, (position, _) in enumerate(batch[0].spatial):
+            features = torch.cat([reads.spatial[slot][1].features for reads in batch])
+            tokens.append(features.flatten(2).permute(2, 0, 1).to(dtype))
+            spatial = self.memory_position(features)
+            temporal = self.maskmem_tpos_enc[self.num_maskmem - position - 1]
+            positions.append((spatial.flatten(2).permute(2, 0, 1) + temporal).expand(-1, len(batch), -1))
+        if not self.use_obj_ptrs_in_encoder or not batch[0].pointers:
+            return torch.cat(tokens), torch.cat(positions), 0
+        pointers = torch.stack([torch.cat([entry.pointer for _, entry in r.pointers]) for r in batch], dim=1)
+        age = torch.tensor([[a for a, _ in r.pointers] for r in batch], device=pointers.device).T
+        # Ages differ within the batch, so each object's pointers get their own temporal encoding.
+        if self.add_tpos_enc_to_obj_ptrs:
+            width = self.hidden_dim if self.proj_tpos_enc_in_obj_ptrs else self.mem_dim
+            encoded = get_1d_sine_pe(age.flatten() / (self.max_obj_ptrs_in_encoder - 1), dim=width)
+            position = self.obj_ptr_tpos_proj(encoded.to(pointers.dtype)).view(*age.shape, self.mem_dim)
+        else:
+            position = pointers.new_zeros(*age.shape, self.mem_dim)
+        split = self.hidden_dim // self.mem_dim
+        if split > 1:
+            n, b, _ = pointers.shape
+            pointers = pointers.reshape(n, b, split, self.mem_dim).permute(0, 2, 1, 3).flatten(0, 1)
+            position = position.repeat_interleave(split, dim=0)
+        tokens.append(pointers.to(dtype))
+        positions.append(position)
+        return torch.cat(tokens), torch.cat(positions), pointers.shape[0]
+
+    def memory_position(self, features: torch.Tensor) -> torch.Tensor:
+        """Spatial positional encoding of a memory, (1, mem_dim, h, w); it does not depend on the content."""
+        return self.memory_encoder.position_encoding(features[:1].float())
+
+    def reads(self, memory: Memory, index: int, max_conditioning: int, *, reverse: bool = False) -> Reads:
+        """The memories SAM 2 reads on frame `index` (`sam2_base.py`, `_prepare_memory_conditioned_features`)."""
+        sign = -1 if reverse else 1
+        nearest = sorted(memory.conditioning, key=lambda t: abs(index - t))
+        selected = sorted(nearest[:max_conditioning])
+        others = {t: memory.conditioning[t] for t in nearest[max_conditioning:]}
+        spatial = [(0, memory.conditioning[t]) for t in selected]
+        for position in range(1, self.num_maskmem):
+            t = index - sign * (self.num_maskmem - position)
+            entry = memory.recent.get(t) or others.get(t)
+            if entry is not None and entry.features is not None:
+                spatial.append((position, entry))
+        ages = [(sign * (index - t), memory.conditioning[t]) for t in selected]
+        if self.only_obj_ptrs_in_the_past_for_eval:
+            ages = [(age, entry) for age, entry in ages if age >= 0]
+        if not self.use_signed_tpos_enc_to_obj_ptrs:
+            ages = [(abs(age), entry) for age, entry in ages]
+        for age in range(1, self.max_obj_ptrs_in_encoder):
+            entry = memory.recent.get(index - sign * age) or others.get(index - sign * age)
+            if entry is not None:
+                ages.append((age, entry))
+        return Reads(spatial, ages if self.use_obj_ptrs_in_encoder else [])

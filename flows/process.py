@@ -1,0 +1,176 @@
+"""One chunk through its steps: the two classes that workers load once and call for every chunk.
+
+Neither raises for bad input: what goes wrong is the chunk's result, so that one poisoned video cannot stop a run.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import cv2
+import pyarrow as pa
+import supervision as sv
+import torch
+
+from flows.config import Settings
+from flows.decode import FrameReader
+from flows.detect import Detector, Keyframes, detect_frames, from_table, keyframe_interval
+from flows.errors import SightflowError
+from flows.schema import DETECTIONS, Chunk, ChunkResult, Frame
+from flows.segment import VideoSegmenter, load_segmenter
+from flows.track import ChunkTracker
+
+_log = logging.getLogger(__name__)
+_Item = TypeVar("_Item")
+
+# Frames decoded ahead of the tracker: enough to hide a slow packet, few enough that 4K frames (25 MB) stay cheap.
+_AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What detection hands on to tracking: a chunk and its keyframes' detections (schema DETECTIONS), or an error."""
+
+    chunk: Chunk
+    detections: pa.Table
+    timings_s: dict[str, float]
+    error: str | None = None
+
+
+class DetectChunk:
+    """Runs the detector on a chunk's keyframes.
+
+    Raises:
+        ModelError, UnknownClassError: When made, if the detector cannot be loaded.
+    """
+
+    def __init__(self, settings: Settings, device: str | None = None, threads: int | None = None) -> None:
+        device = prepare_device(device, threads)
+        self._settings = settings
+        self._detector = Detector(settings.detect, device)
+
+    def __call__(self, chunk: Chunk) -> Detected:
+        """Decode what is needed of a chunk and detect; an error becomes part of the result."""
+        started = time.monotonic()
+
+        def detect() -> Detected:
+            every = keyframe_interval(self._settings.detect, chunk.video.fps)
+            frames = FrameReader(chunk.video, chunk.start_ns, chunk.seen_until_ns, only=Keyframes(every))
+            table = detect_frames(frames, self._detector, self._settings.detect.batch)
+            return Detected(chunk, table, {"detect": time.monotonic() - started})
+
+        return _guarded(detect, lambda error: Detected(chunk, DETECTIONS.empty_table(), {}, error))
+
+
+class TrackChunk:
+    """Tracks a chunk, given its keyframes' detections.
+
+    It holds a detector of its own, loaded when the first object drifts, to look at frames that are no keyframes.
+
+    Raises:
+        ModelError: When made, if the segmenter cannot be loaded.
+    """
+
+    def __init__(self, settings: Settings, device: str | None = None, threads: int | None = None) -> None:
+        self._device = prepare_device(device, threads)
+        self._settings = settings
+        self._segmenter = load_segmenter(settings.segment, self._device)
+        self._detector: Detector | None = None
+
+    def __call__(self, detected: Detected, on_frame: Callable[[Frame], None] | None = None) -> ChunkResult:
+        """Decode and track a chunk; an error becomes the result.
+
+        Args:
+            detected: From `DetectChunk`.
+            on_frame: Called with every frame before it is tracked, for progress and cancellation.
+        """
+        chunk = detected.chunk
+        if detected.error is not None:
+            return ChunkResult.failed(chunk, detected.error, timings_s=detected.timings_s)
+        started = time.monotonic()
+        result = _guarded(lambda: self._track(detected, on_frame), lambda error: ChunkResult.failed(chunk, error))
+        return result.with_timing(**detected.timings_s, track=time.monotonic() - started)
+
+    def _track(self, detected: Detected, on_frame: Callable[[Frame], None] | None) -> ChunkResult:
+        chunk = detected.chunk
+        segmenter = VideoSegmenter(self._segmenter, self._settings.segment, chunk.video.height_px, chunk.video.width_px)
+        every = keyframe_interval(self._settings.detect, chunk.video.fps)
+        tracker = ChunkTracker(chunk, segmenter, self._settings, every, self._redetect)
+        reader = FrameReader(chunk.video, chunk.start_ns, chunk.seen_until_ns)
+        frames = _ahead(reader, _AHEAD)
+        result = tracker.run(_reporting(frames, on_frame), from_table(detected.detections))
+        return replace(result, counters={**result.counters, **reader.counters, "frames": result.counters["frames"]})
+
+    def _redetect(self, frame: Frame) -> sv.Detections:
+        if self._detector is None:
+            self._detector = Detector(self._settings.detect, self._device)
+        return self._detector([frame.image_rgb])[0]
+
+
+def prepare_device(device: str | None, threads: int | None) -> str:
+    """Limit this process to its share of cores and say where models run: the GPU it was given, else the CPU."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    cv2.setNumThreads(1)  # its pool would fight torch's over the same cores
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+_Result = TypeVar("_Result")
+
+
+def _guarded(work: Callable[[], _Result], failed: Callable[[str], _Result]) -> _Result:
+    try:
+        return work()
+    except SightflowError as error:
+        return failed(str(error))
+    except Exception as error:  # the ledger is where a run's errors are seen, whatever they are
+        _log.exception("chunk failed")
+        return failed(f"{type(error).__name__}: {error}")
+
+
+def _reporting(frames: Iterable[Frame], on_frame: Callable[[Frame], None] | None) -> Iterator[Frame]:
+    for frame in frames:
+        if on_frame is not None:
+            on_frame(frame)
+        yield frame
+
+
+def _ahead(items: Iterable[_Item], depth: int) -> Iterator[_Item]:
+    """The same items, made by a thread up to `depth` ahead; its exceptions are raised here, and it ends with us."""
+    made: queue.Queue[Future[_Item] | None] = queue.Queue()
+    room = threading.Semaphore(depth)
+    stop = threading.Event()
+
+    def make() -> None:
+        source = iter(items)
+        while not stop.is_set():
+            one: Future[_Item] = Future()
+            try:
+                one.set_result(next(source))
+            except StopIteration:
+                break
+            except Exception as error:
+                one.set_exception(error)
+            made.put(one)
+            if one.exception() is not None:
+                break
+            room.acquire()
+        made.put(None)
+
+    thread = threading.Thread(target=make, daemon=True, name="decode-ahead")
+    thread.start()
+    try:
+        while (one := made.get()) is not None:
+            room.release()
+            yield one.result()
+    finally:
+        stop.set()
+        room.release()
+        thread.join()
