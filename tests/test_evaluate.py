@@ -18,8 +18,6 @@ from flows.errors import UsageError
 from flows.evaluate import evaluate, mask_iou, mask_j
 from flows.schema import Mask
 
-MOT15 = Path(__file__).resolve().parents[2] / "shared" / "data" / "mot15"
-
 
 def _make_tracks(*, n_ids: int = 6, n_frames: int = 60, seed: int = 0) -> Annotations:
     """People that walk through one scene, each present for a part of it."""
@@ -97,11 +95,8 @@ def test_scores_are_those_of_trackers(seed: int, n_ids: int, n_frames: int) -> N
 
 
 @pytest.mark.parametrize("name", ["PETS09-S2L1", "TUD-Campus"])
-def test_scores_on_real_ground_truth_are_those_of_trackers(name: str) -> None:
-    path = MOT15 / name / "gt.txt"
-    if not path.is_file():
-        pytest.skip(f"MOT15 ground truth is not beside the checkout ({path})")
-    truth = read_mot(path, ground_truth=True)
+def test_scores_on_real_ground_truth_are_those_of_trackers(shared_dir: Path, name: str) -> None:
+    truth = read_mot(shared_dir / "data" / "mot15" / name / "gt.txt", ground_truth=True)
     for seed in range(3):
         result = _corrupted(truth, seed)
         _assert_same_scores(truth, result)
