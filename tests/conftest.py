@@ -27,3 +27,12 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real clips and ground truth here ({folder.name}/ beside the checkout)")
     return folder
+
+
+@pytest.fixture(params=["parquet", "postgis"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Address of a store nobody has prepared yet; a test that asks for it runs on both kinds."""
+    if request.param == "parquet":
+        return str(tmp_path / "store")
+    url: str = request.getfixturevalue("postgis_database")
+    return url

@@ -79,7 +79,8 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
 
 def source_folder(source_id: str) -> str:
     """The hive partition of a source, safe as a folder's name on every file system."""
-    return f"source_id={quote(source_id, safe='')}"
+    # An underscore quoted by hand: "__HIVE_DEFAULT_PARTITION__" would be read as null.
+    return f"source_id={quote(source_id, safe='').replace('__', '_%5F')}"
 
 
 @contextmanager
