@@ -1,0 +1,5 @@
+"""`python -m flows ...` is `sightflow ...`."""
+
+from flows.cli import main
+
+main()

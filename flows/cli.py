@@ -1,0 +1,352 @@
+"""The `sightflow` command."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from flows.config import Settings, StoreSettings
+from flows.console import (
+    command_line,
+    err,
+    existing_store,
+    out,
+    print_counts,
+    print_table,
+    store_url,
+    utc,
+    video_id,
+)
+from flows.errors import MissingExtraError, SightflowError
+from flows.store import Filter, open_store
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Hours of CCTV or drone video in, structured and queryable tracks out.",
+)
+models_app = typer.Typer(no_args_is_help=True, help="Named models: what there is, and where.")
+app.add_typer(models_app, name="models")
+
+DEFAULT_STORE = StoreSettings().url
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", help=f"A folder or postgresql://...; default $SIGHTFLOW_STORE__URL or {DEFAULT_STORE}."),
+]
+VideoOption = Annotated[str | None, typer.Option("--video", help="Video id or source; needed if there are several.")]
+
+
+@app.command()
+def run(
+    paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, or s3://, gs://, https:// addresses.")],
+    store: StoreOption = None,
+    source: Annotated[str | None, typer.Option(help="Camera the videos come from; default: each file's name.")] = None,
+    start_time: Annotated[
+        datetime | None, typer.Option(help="World time of the first frame, UTC; default: what the file says.")
+    ] = None,
+    detector: Annotated[str | None, typer.Option(help="YOLO model: a name or a path.")] = None,
+    segmenter: Annotated[str | None, typer.Option(help="SAM 2 model: a name or a path.")] = None,
+    segmenter_size: Annotated[int | None, typer.Option(help="Input size of the segmenter in pixels.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Classes to track, with commas between; default: all.")] = None,
+    detect_every: Annotated[int | None, typer.Option(help="Run the detector on every n-th frame.")] = None,
+    chunk_seconds: Annotated[float | None, typer.Option(help="Length of a chunk in seconds of video.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; see docs/settings.md.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try chunks again that failed before.")] = False,
+) -> None:
+    """Turn videos into stored tracks. What is done already is skipped; a killed run goes on where it was."""
+    settings = Settings.load(
+        config,
+        {
+            "store": {"url": store},
+            "detect": {
+                "detector": detector,
+                "detect_every": detect_every,
+                "classes": tuple(c.strip() for c in classes.split(",")) if classes else None,
+            },
+            "segment": {"segmenter": segmenter, "image_size": segmenter_size},
+            "plan": {"chunk_seconds": chunk_seconds},
+        },
+    )
+    if not run_flow(paths, settings, source=source, start_time=start_time, retry_failed=retry_failed):
+        raise typer.Exit(1)
+
+
+def run_flow(
+    paths: Sequence[str],
+    settings: Settings,
+    *,
+    source: str | None = None,
+    start_time: datetime | None = None,
+    retry_failed: bool = False,
+    quiet: bool = False,
+) -> bool:
+    """Run the flow with progress and a closing summary; False where something failed."""
+    from flows import pipeline
+    from flows.decode import find_videos
+    from flows.progress import LedgerProgress
+
+    uris = find_videos(paths)
+    with open_store(settings.store.url) as opened:
+        summary, todo = pipeline.plan_run(
+            uris,
+            settings,
+            opened,
+            source_id=source,
+            start_time=utc(start_time),
+            command=command_line(settings.store.url, opened.url),
+            retry_failed=retry_failed,
+        )
+        if summary.chunk_ids and not todo and not quiet:
+            err.print(f"Nothing to do: all {len(summary.chunk_ids)} chunks were processed before.")
+        with LedgerProgress(opened, summary.chunk_ids, err):
+            summary = pipeline.run(todo, summary, settings, opened)
+        for uri, error in summary.rejected.items():
+            err.print(f"[red]rejected[/] {uri}: {escape(error)}", highlight=False)
+        for chunk_id, error in summary.failed.items():
+            err.print(f"[red]failed[/] chunk {chunk_id}: {escape(error)}", highlight=False)
+        if quiet:
+            return not summary.failed and not summary.rejected
+        out.print(
+            f"{summary.done} chunks processed, {summary.skipped} done before, {len(summary.failed)} failed, "
+            f"{len(summary.rejected)} videos rejected; store: {opened.url}"
+        )
+        print_counts(opened, summary.sources)
+    return not summary.failed and not summary.rejected
+
+
+@app.command()
+def status(store: StoreOption = None) -> None:
+    """Show the ledger: chunks by source and state, rows, errors."""
+    report("ledger", store=store)
+
+
+@app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="Name of the report; `list` names them all.")] = "counts",
+    store: StoreOption = None,
+    source: Annotated[str | None, typer.Option(help="Only this source.")] = None,
+    class_name: Annotated[str | None, typer.Option("--class", help="Only this class.")] = None,
+    t0: Annotated[str | None, typer.Option(help="From this time on (ISO, UTC).")] = None,
+    t1: Annotated[str | None, typer.Option(help="Before this time (ISO, UTC).")] = None,
+    bin_seconds: Annotated[int | None, typer.Option(help="Width of a time bin.")] = None,
+    output: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
+) -> None:
+    """Answer a question from the store, e.g. `sightflow report counts --class person`."""
+    from flows.reports import REPORTS, run_report
+
+    if name == "list":
+        for known in REPORTS.values():
+            out.print(f"{known.name:16} {known.title}", highlight=False)
+        return
+    given = {"source": source, "class": class_name, "t0": t0, "t1": t1, "bin_seconds": bin_seconds}
+    with existing_store(store) as opened:
+        table = run_report(opened, name, **{k: v for k, v in given.items() if v is not None})
+    print_table(table, REPORTS[name].title, output)
+
+
+@app.command()
+def render(
+    file: Annotated[Path, typer.Argument(help="The mp4 to write.")],
+    store: StoreOption = None,
+    video: VideoOption = None,
+    t0: Annotated[datetime | None, typer.Option(help="From this world time on (UTC).")] = None,
+    t1: Annotated[datetime | None, typer.Option(help="Before this world time (UTC).")] = None,
+) -> None:
+    """Draw what was found on the video: masks, ids, classes, trails, states."""
+    from flows.render import render_video
+
+    with existing_store(store) as opened:
+        frames = render_video(opened, video_id(opened, video), file, t0=utc(t0), t1=utc(t1))
+    out.print(f"{frames} frames written to {file}")
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="The file to write.")],
+    format_name: Annotated[str, typer.Option("--format", help="mot, csv, geojson or coco.")],
+    store: StoreOption = None,
+    video: VideoOption = None,
+    class_name: Annotated[str | None, typer.Option("--class", help="Only this class.")] = None,
+) -> None:
+    """Write tracks in a format other tools read."""
+    from flows.export import export as write
+
+    with existing_store(store) as opened:
+        chosen = video_id(opened, video) if video else None
+        where = Filter(video_id=chosen, class_names=(class_name,) if class_name else ())
+        rows = write(opened, format_name, file, where)
+    out.print(f"{rows} rows written to {file}")
+
+
+@app.command()
+def evaluate(
+    truth: Annotated[Path, typer.Option(help="Ground truth in MOT format.")],
+    result: Annotated[Path | None, typer.Option(help="Tracks in MOT format; default: those in the store.")] = None,
+    store: StoreOption = None,
+    video: VideoOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+) -> None:
+    """Score tracks against ground truth: HOTA, IDF1, MOTA and what they are made of."""
+    from flows.annotations import from_store, read_mot
+    from flows.evaluate import evaluate as score
+
+    if result is not None:
+        scores = score(read_mot(truth, ground_truth=True), read_mot(result))
+    else:
+        with existing_store(store) as opened:
+            scores = score(read_mot(truth, ground_truth=True), from_store(opened, video_id(opened, video)))
+    values = {k: v for k, v in vars(scores).items() if isinstance(v, int | float)}
+    if as_json:
+        sys.stdout.write(json.dumps(values) + "\n")
+        return
+    for key, value in values.items():
+        out.print(f"{key:16} {value:.1f}" if isinstance(value, float) else f"{key:16} {value}", highlight=False)
+
+
+@app.command()
+def stitch(
+    source: Annotated[str, typer.Argument(help="The source whose tracklets are joined anew.")],
+    store: StoreOption = None,
+    version: Annotated[int, typer.Option(help="Version the links are written as; the newest is shown.")] = 1,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+) -> None:
+    """Join a source's tracklets into tracks again, without touching video."""
+    from flows.events import recompute_events
+    from flows.stitch import stitch_source
+
+    settings = Settings.load(config)
+    with existing_store(store) as opened:
+        tracks = stitch_source(opened, source, settings.stitch, version)
+        recompute_events(opened, source)
+    out.print(f"{tracks} tracks in version {version}")
+
+
+@app.command()
+def zones(
+    source: Annotated[str, typer.Argument(help="The source the zones belong to.")],
+    file: Annotated[Path, typer.Argument(help="YAML or GeoJSON; see docs/zones.md.")],
+    store: StoreOption = None,
+) -> None:
+    """Set a source's zones and counting lines, and recompute its events from what is stored."""
+    from flows.events import read_zones, recompute_events
+
+    read = read_zones(file)
+    with existing_store(store) as opened:
+        opened.write_zones(source, read)
+        events = recompute_events(opened, source)
+    out.print(f"{len(read)} zones and lines, {events.num_rows} events")
+
+
+@app.command()
+def calibrate(
+    source: Annotated[str, typer.Argument(help="The source whose ground plane is fitted.")],
+    points: Annotated[Path, typer.Option(help="CSV of control points; see docs/zones.md.")],
+    store: StoreOption = None,
+) -> None:
+    """Fit a source's ground plane from control points; chunks committed from now on carry ground positions."""
+    from flows.georeference import fit_homography, read_points
+
+    control = read_points(points)
+    calibration = fit_homography(control.points_px, control.points_m)
+    with existing_store(store) as opened:
+        opened.write_calibration(source, calibration.to_json())
+    out.print(f"{len(control.points_px)} points, error {calibration.rmse_m:.3f} m (root mean square)")
+
+
+@app.command()
+def demo(
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the scene, the store and the video.")] = Path(
+        "demo-out"
+    ),
+    seed: Annotated[int | None, typer.Option(help="Another scene than the bundled one.")] = None,
+    store: StoreOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON with the scores, nothing else.")
+    ] = False,
+    score: Annotated[bool, typer.Option("--evaluate", help="Score the tracks against the scene's truth.")] = False,
+) -> None:
+    """Render a synthetic scene with known truth, run the whole flow on it and say what came out."""
+    from flows.demo.run import run_demo
+
+    run_demo(out_dir, seed=seed, store_url=store, score=score or as_json, as_json=as_json)
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """All models there are names for."""
+    from flows.models import list_models
+
+    table = Table("name", "kind", "size", "licence", "where", "what")
+    for entry in list_models():
+        size = f"{entry.size_bytes / 1e6:.1f} MB" if entry.size_bytes else "?"
+        table.add_row(entry.name, entry.kind, size, entry.licence, entry.where, entry.description)
+    out.print(table)
+
+
+@models_app.command("pull")
+def models_pull(name: Annotated[str, typer.Argument(help="A name from `sightflow models list`.")]) -> None:
+    """Download a model into the cache, checked against its SHA-256."""
+    from flows.models import pull
+
+    for model in pull(name):
+        out.print(f"{model.kind} {model.name}: {model.path}")
+
+
+@app.command()
+def doctor(store: StoreOption = None) -> None:
+    """Check the installation, the GPU, the models and the store: each line OK, or how to fix it."""
+    from flows.doctor import run_checks
+
+    checks = run_checks(store_url(store))
+    for check in checks:
+        mark = {True: "[green]OK[/]  ", False: "[red]FAIL[/]", None: "[yellow]note[/]"}[check.ok]
+        out.print(f"{mark} {check.name}: {check.detail}", highlight=False)
+        if check.ok is not True and check.fix:
+            out.print(f"     -> {check.fix}", highlight=False)
+    if any(check.ok is False for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def dashboard(
+    store: StoreOption = None, port: Annotated[int, typer.Option(help="TCP port to listen on.")] = 8501
+) -> None:
+    """Open the dashboard on a store."""
+    import dashboard as pages
+
+    command = pages.command(store_url(store), port)
+    os.execv(command[0], command)
+
+
+def main() -> None:
+    """Entry point: errors of ours end in one clear line and their exit code."""
+    logging.basicConfig(level=os.environ.get("SIGHTFLOW_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app(prog_name="sightflow")
+    except SightflowError as error:
+        _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in ("flows", "serve", "dashboard"):
+            raise
+        missing = MissingExtraError(f"this needs {error.name}, which is not installed: pip install 'sightflow[video]'")
+        _fail(str(missing), missing.exit_code)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(message: str, exit_code: int) -> None:
+    err.print(f"[red]error:[/] {escape(message)}", highlight=False)
+    raise SystemExit(exit_code)

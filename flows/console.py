@@ -1,0 +1,108 @@
+"""What the commands share: finding the store, naming a video, printing tables."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+from rich.console import Console
+from rich.table import Table
+
+from flows.config import Settings
+from flows.errors import StoreError, UsageError
+from flows.reports import run_report
+from flows.store import Store, open_store
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+
+def store_url(given: str | None) -> str:
+    """The store's address: the flag, else the environment, else the default folder."""
+    return given or Settings.load().store.url
+
+
+def existing_store(given: str | None) -> Store:
+    """The store a reading command asks; reading never creates a folder.
+
+    Raises:
+        StoreError: There is none yet.
+    """
+    url = store_url(given)
+    if "://" not in url and not Path(url).is_dir():
+        raise StoreError(f"{url}: no store there yet; `sightflow run` makes one, or name another with --store")
+    return open_store(url)
+
+
+def video_id(store: Store, wanted: str | None) -> str:
+    """The id of the video meant by an id, a source, or nothing where there is only one.
+
+    Raises:
+        UsageError: None or several fit; the message lists the choices.
+    """
+    rows = store.query("select video_id, source_id, uri from videos order by source_id, uri").to_pylist()
+    fits = [row for row in rows if wanted in (None, row["video_id"], row["source_id"], row["uri"])]
+    if len(fits) == 1:
+        return str(fits[0]["video_id"])
+    choices = "\n".join(f"  {row['video_id']}  {row['source_id']}  {row['uri']}" for row in (fits or rows))
+    said = f"--video {wanted} fits {len(fits)}" if wanted else f"the store has {len(rows)}"
+    raise UsageError(f"{said} videos; name one with --video:\n{choices or '  (none yet)'}")
+
+
+def utc(time: datetime | None) -> datetime | None:
+    """A time from the command line: UTC where it names no zone."""
+    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
+
+
+def command_line(given: str, without_password: str) -> str:
+    """How this process was called, for the record; a store's password is left out."""
+    return shlex.join(["sightflow", *(argument.replace(given, without_password) for argument in sys.argv[1:])])
+
+
+def print_counts(store: Store, sources: Iterable[str]) -> None:
+    """Tracks per class of each source."""
+    for source in sorted(sources):
+        rows = run_report(store, "counts", source=source).to_pylist()
+        counted = ", ".join(f"{row['tracks']} {row['class_name']}" for row in rows)
+        out.print(f"{source}: {counted or 'no tracks'}", highlight=False)
+
+
+def print_table(table: pa.Table, title: str, output: str) -> None:
+    """Print a report as a table, CSV or JSON lines.
+
+    Raises:
+        UsageError: Another format is asked for.
+    """
+    if output == "csv":
+        text = io.BytesIO()
+        pyarrow.csv.write_csv(table, text)
+        sys.stdout.write(text.getvalue().decode())
+    elif output == "json":
+        sys.stdout.writelines(json.dumps(row, default=_json) + "\n" for row in table.to_pylist())
+    elif output == "table":
+        shown = Table(*table.column_names, title=title)
+        for row in table.to_pylist():
+            shown.add_row(*(_text(value) for value in row.values()))
+        out.print(shown)
+    else:
+        raise UsageError(f"--format is table, csv or json, got {output!r}")
+
+
+def _json(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return value.strftime("%Y-%m-%d %H:%M:%S") if isinstance(value, datetime) else str(value)

@@ -1,0 +1,258 @@
+"""The wiring: Ray Data over chunks. The only module of the flow that imports Ray.
+
+A row is a reference to a chunk; frames never travel. Every chunk gives exactly one row, and Ray retries nothing:
+what dies with its worker stays open in the ledger and is taken up in the next pass, until its attempts are used up.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+import ray
+import ray.data
+
+from flows.config import Settings
+from flows.decode import plan_chunks, probe
+from flows.errors import SightflowError
+from flows.events import recompute_events
+from flows.georeference import Calibration, locate
+from flows.models import model_hash, resolve
+from flows.process import DetectChunk, TrackChunk
+from flows.schema import Chunk, ChunkState
+from flows.stitch import stitch_source
+from flows.store import Store, open_store
+
+_log = logging.getLogger(__name__)
+Row = dict[str, Any]
+
+# A worker holds torch, a detector and a segmenter: about 2 GB before the first frame.
+_WORKER_BYTES = 3 << 30
+# Ray Data gives up after this long without a finished chunk; an hour-long chunk on a laptop takes its time.
+_NO_PROGRESS_SECONDS = 24 * 3600
+_OBJECT_STORE_BYTES = 256 << 20
+
+
+@dataclass
+class RunSummary:
+    """What a run did: chunks planned, done before, done now, failed; rejected inputs with their errors."""
+
+    run_id: str
+    chunk_ids: list[str] = field(default_factory=list)
+    sources: set[str] = field(default_factory=set)
+    skipped: int = 0
+    done: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    rejected: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Sizes of the actor pools and what each actor asks of Ray."""
+
+    detect: int
+    track: int
+    detect_resources: dict[str, float]
+    track_resources: dict[str, float]
+    threads: int
+
+
+def plan_run(
+    uris: Sequence[str],
+    settings: Settings,
+    store: Store,
+    *,
+    source_id: str | None = None,
+    start_time: datetime | None = None,
+    command: str = "",
+    retry_failed: bool = False,
+) -> tuple[RunSummary, list[Chunk]]:
+    """Probe videos, enter their chunks in the ledger, and say which are open.
+
+    A video that cannot be read is recorded as rejected, and the others go on.
+    """
+    summary = RunSummary(str(uuid.uuid4()))
+    store.add_run(summary.run_id, command, settings.model_dump_json())
+    key = ":".join(
+        [
+            settings.result_hash(),
+            model_hash(resolve(settings.detect.detector, "detector")),
+            model_hash(resolve(settings.segment.segmenter, "segmenter")),
+        ]
+    )
+    chunks: dict[str, Chunk] = {}
+    for uri in uris:
+        try:
+            video = probe(uri, source_id, start_time)
+        except SightflowError as error:
+            summary.rejected[uri] = str(error)
+            store.reject(uri, source_id, str(error))
+            continue
+        store.add_video(video)
+        summary.sources.add(video.source_id)
+        planned = plan_chunks(video, settings.plan, key)
+        store.plan(planned)
+        chunks.update({chunk.chunk_id: chunk for chunk in planned})
+    summary.chunk_ids = list(chunks)
+    if retry_failed:
+        store.reset_failed(summary.chunk_ids)
+    states = _states(store, summary.chunk_ids)
+    finished = (ChunkState.DONE, ChunkState.FAILED)
+    summary.skipped = sum(state == ChunkState.DONE for state in states.values())
+    return summary, [chunk for chunk_id, chunk in chunks.items() if states[chunk_id] not in finished]
+
+
+def run(
+    todo: Sequence[Chunk],
+    summary: RunSummary,
+    settings: Settings,
+    store: Store,
+) -> RunSummary:
+    """Process open chunks, stitch their sources and recompute their events.
+
+    Args:
+        todo, summary: From `plan_run`.
+        settings, store: As there.
+    """
+    open_chunks = list(todo)
+    if open_chunks:
+        start_ray()
+    while open_chunks:
+        for chunk_id, error in _one_pass(open_chunks, settings):
+            if error is not None:
+                _log.warning("chunk %s failed: %s", chunk_id, error)
+        # Whatever died with its worker is still open; its attempts were counted when it was begun.
+        states = _states(store, [chunk.chunk_id for chunk in open_chunks])
+        open_chunks = [c for c in open_chunks if states[c.chunk_id] in (ChunkState.PLANNED, ChunkState.RUNNING)]
+    # A run that was killed may have left its last chunks unstitched, so this does not depend on `todo`.
+    for source_id in sorted(summary.sources):
+        stitch_source(store, source_id, settings.stitch)
+        recompute_events(store, source_id)
+    for row in store.ledger(summary.chunk_ids).to_pylist():
+        if row["state"] == ChunkState.FAILED:
+            summary.failed[row["chunk_id"]] = row["error"]
+    summary.done = len(summary.chunk_ids) - len(summary.failed) - summary.skipped
+    return summary
+
+
+def _one_pass(chunks: Sequence[Chunk], settings: Settings) -> Iterator[tuple[str, str | None]]:
+    """One pass of the dataflow over open chunks; yields (chunk id, error) of each as it is committed."""
+    workers = _workers(settings, len(chunks))
+    actor = {"max_restarts": -1, "max_task_retries": 0}
+    dataset = (
+        # 1 row per chunk, one row per block: Ray may run them anywhere, in any order.
+        ray.data.from_items([{"chunk": pickle.dumps(chunk)} for chunk in chunks], override_num_blocks=len(chunks))
+        # Detect, 1:1 - keyframes to boxes, kilobytes.
+        .map(
+            _Detect,
+            fn_constructor_args=(settings, workers.threads),
+            compute=_pool(workers.detect),
+            **workers.detect_resources,
+            **actor,
+        )
+        # Track, 1:1 - decodes the chunk itself; observations and tracklets as Arrow.
+        .map(
+            _Track,
+            fn_constructor_args=(settings, workers.threads),
+            compute=_pool(workers.track),
+            **workers.track_resources,
+            **actor,
+        )
+        # Georeference and commit, 1:1 - one transaction per chunk, exactly once.
+        .map(_commit, fn_args=(settings.store.url,), num_cpus=0.1, max_retries=3)
+    )
+    for row in dataset.iter_rows():
+        yield row["chunk_id"], row["error"]
+
+
+class _Detect:
+    def __init__(self, settings: Settings, threads: int) -> None:
+        self._settings = settings
+        self._detect = DetectChunk(settings, threads=threads)
+        self._store = open_store(settings.store.url)
+
+    def __call__(self, row: Row) -> Row:
+        chunk = pickle.loads(row["chunk"])
+        if not self._store.begin(chunk, self._settings.store.max_attempts):
+            return {"detected": None}
+        return {"detected": pickle.dumps(self._detect(chunk))}
+
+
+class _Track:
+    def __init__(self, settings: Settings, threads: int) -> None:
+        self._track = TrackChunk(settings, threads=threads)
+
+    def __call__(self, row: Row) -> Row:
+        if row["detected"] is None:
+            return {"result": None}
+        return {"result": pickle.dumps(self._track(pickle.loads(row["detected"])))}
+
+
+def _commit(row: Row, url: str) -> Row:
+    if row["result"] is None:
+        return {"chunk_id": "", "error": None}
+    result = pickle.loads(row["result"])
+    store = open_store(url)
+    try:
+        calibration = store.calibration(result.chunk.video.source_id)
+        if calibration is not None:
+            located = locate(result.observations, Calibration.from_json(calibration))
+            result = replace(result, observations=located)
+        store.commit(result)
+    finally:
+        store.close()
+    return {"chunk_id": result.chunk.chunk_id, "error": result.error}
+
+
+def start_ray() -> None:
+    """Join the cluster this process was submitted to, or start a quiet local one."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled" if "RAY_ADDRESS" not in os.environ else "token")
+    local: dict[str, Any] = {}
+    if "RAY_ADDRESS" not in os.environ:
+        local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1
+    context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS
+
+
+def _workers(settings: Settings, chunks: int) -> Workers:
+    """Pool sizes from what the cluster has: one tracker per GPU (or core), a quarter as many detectors."""
+    resources = ray.cluster_resources()
+    cores, gpus = max(int(resources.get("CPU", 1)), 1), int(resources.get("GPU", 0))
+    if gpus:
+        track = settings.run.track_workers or min(chunks, max(1, int(gpus / max(settings.run.track_gpus, 0.01))))
+        detect = settings.run.detect_workers or min(chunks, gpus)
+        on_gpu = {"num_gpus": settings.run.detect_gpus}, {"num_gpus": settings.run.track_gpus}
+        return Workers(detect, track, *on_gpu, settings.run.torch_threads or max(1, cores // (track + detect)))
+    fits = max(1, int(resources.get("memory", 0) / _WORKER_BYTES))
+    track = settings.run.track_workers or min(chunks, cores, fits)
+    detect = settings.run.detect_workers or min(chunks, max(1, cores // 4))
+    # Trackers get seven tenths of the cores, detectors two, and commits run in what is left.
+    shares = {"num_cpus": _cpus(0.2 * cores / detect)}, {"num_cpus": _cpus(0.7 * cores / track)}
+    return Workers(detect, track, *shares, settings.run.torch_threads or max(1, cores // track))
+
+
+def _cpus(share: float) -> float:
+    """A share Ray accepts: any below one core, whole cores above."""
+    return share if share < 1 else float(int(share))
+
+
+def _pool(size: int) -> Any:
+    # Chunks take minutes, so none may wait in one actor's queue while another actor is idle.
+    return ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1)
+
+
+def _states(store: Store, chunk_ids: Sequence[str]) -> dict[str, str]:
+    ledger = store.ledger(chunk_ids)
+    return dict(zip(ledger["chunk_id"].to_pylist(), ledger["state"].to_pylist(), strict=True))
