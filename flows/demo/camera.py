@@ -59,7 +59,8 @@ class Camera:
 
     def to_ground(self, uv_px: Floats) -> Floats:
         """Ground points (..., 2) in metres under the pixels (..., 2), which must lie below the horizon."""
-        return transform(np.linalg.inv(self.image_from_ground()), uv_px)
+        ground_from_image: Floats = np.asarray(np.linalg.inv(self.image_from_ground()), np.float64)
+        return transform(ground_from_image, uv_px)
 
     def metres_to_px(self, xy_m: Floats) -> Floats:
         """Pixels per metre at the ground points (..., 2)."""

@@ -78,11 +78,13 @@ def build_stage(rng: np.random.Generator, theme: str, width_px: int, height_px: 
     draft = _Draft(rng, camera)
     wall_y_m = _wall_distance(rng, camera)
     {"site": _plan_site, "shop": _plan_shop, "road": _plan_road}[theme](draft)
-    canvas = _paint_ground(draft, theme)
-    covers = [_paint_wall(rng, camera, canvas, wall_y_m, theme)]
+    # Streams of their own: a change to a texture must not move the things that stand on it.
+    ground_rng, wall_rng, grain_rng = rng.spawn(3)
     props = _place_props(draft, theme, light, wall_y_m)
+    canvas = _paint_ground(ground_rng, draft, theme)
+    covers = [_paint_wall(wall_rng, camera, canvas, wall_y_m, theme)]
     for prop in sorted(props, key=lambda prop: -prop.y_m):
-        cover = _paint_prop(rng, canvas, prop)
+        cover = _paint_prop(grain_rng, canvas, prop)
         if cover:
             covers.append(cover)
     background = cv2.GaussianBlur(np.clip(canvas, 0, 255).astype(np.uint8), (0, 0), 0.55 * width_px / 640)
@@ -213,14 +215,14 @@ def _plan_shop(draft: _Draft) -> None:
     draft.lines_m["aisle line"] = np.array([a, b])
 
 
-def _paint_ground(draft: _Draft, theme: str) -> textures.Planes:
+def _paint_ground(rng: np.random.Generator, draft: _Draft, theme: str) -> textures.Planes:
     """(H, W, 3) float canvas: the painted ground seen through the camera, grain added in the image."""
-    rng, camera = draft.rng, draft.camera
+    camera = draft.camera
     width, height = camera.width_px, camera.height_px
     near_m = float(camera.to_ground(np.array([width / 2, height]))[1]) * 0.8
     reach_m = {"site": 55.0, "shop": 30.0, "road": 75.0}[theme]
     x_m = min(reach_m, 0.75 * reach_m * width / camera.focal_px)
-    ppm = min(1500 / reach_m, 44.0)
+    ppm = min(1200 / reach_m, 40.0)
     size = (int(reach_m * ppm), int(2 * x_m * ppm))
     colour = {
         "site": rng.uniform(125, 195) * np.array([1.05, 0.92, 0.74]),

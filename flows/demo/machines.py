@@ -60,7 +60,7 @@ class Machine:
         across = np.array([-along[1], along[0]])
         ground = np.array([xy_m + along * a * x + across * b * y for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))])
         flat = np.column_stack([ground, np.zeros(4)])
-        return np.concatenate([flat, flat + [0, 0, self.height_m]])
+        return np.concatenate([flat, flat + np.array([0, 0, self.height_m])])
 
 
 def random_machine(rng: np.random.Generator, kind: str) -> Machine:
@@ -213,7 +213,7 @@ def _excavator(rng: np.random.Generator) -> Machine:
     tracks = Builder()
     for y0 in (-side, side - 0.55 * size):
         rect = np.array([-half * 0.85, half * 0.85, y0, y0 + 0.55 * size])
-        top = rect + [-half * 0.12, half * 0.12, 0, 0]
+        top = rect + np.array([-half * 0.12, half * 0.12, 0, 0])
         tracks.frustum(rect, top, (0.0, 0.45 * size), RUBBER)
         tracks.marking(-5, (0.08, 0.92), (0.25, 0.7), (86, 82, 76))
         tracks.marking(-4, (0.1, 0.9), (0.3, 0.6), (60, 58, 56))

@@ -55,7 +55,7 @@ class Outfit:
             helmet=HELMETS[rng.integers(len(HELMETS))] if rng.random() < worker else None,
             coat=bool(not at_work and rng.random() < 0.25),
             backpack=_colour(rng, 20, 200) if not at_work and rng.random() < 0.25 else None,
-            stride=float(rng.uniform(0.45, 0.65)),
+            stride=float(rng.uniform(0.34, 0.5)),
         )
 
     def twin(self, rng: np.random.Generator) -> Outfit:
@@ -203,4 +203,4 @@ def hull_points(xy_m: Floats, height_m: float, radius_m: float) -> Floats:
     """(8, 3) corners of the upright box around a person, for shadows."""
     offsets: npt.NDArray[np.float64] = radius_m * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     ground = np.column_stack([xy_m + offsets, np.zeros(4)])
-    return np.concatenate([ground, ground + [0, 0, height_m]])
+    return np.concatenate([ground, ground + np.array([0, 0, height_m])])

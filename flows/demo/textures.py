@@ -29,12 +29,13 @@ def mottled(
 ) -> Planes:
     """A (height, width, 3) float texture of one colour with blotches and fine grain, 0-255."""
     height_px, width_px = size_px
+    colours = np.asarray(colour, np.float32).tolist()
     blotches = noise(rng, height_px, width_px, cell_px)
-    grain = rng.normal(0, 0.35, (height_px, width_px)).astype(np.float32)
-    tint = rng.normal(0, 0.12, 3).astype(np.float32)
-    level = 1 + contrast * (blotches + grain)
-    texture = np.asarray(colour, np.float32) * level[..., None] * (1 + contrast * blotches[..., None] * tint)
-    return np.asarray(texture, np.float32)
+    blotches *= np.float32(contrast)
+    grain = rng.standard_normal((512, 512), np.float32) * np.float32(0.35 * contrast)
+    level = 1 + blotches + np.tile(grain, (height_px // 512 + 1, width_px // 512 + 1))[:height_px, :width_px]
+    tint = rng.normal(0, 0.12, 3).tolist()
+    return cv2.merge([level * (1 + blotches * hue) * shade for hue, shade in zip(tint, colours, strict=True)])
 
 
 def tiles(texture: Planes, pitch_px: float, joint: float, rng: np.random.Generator) -> Planes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import subprocess
 import sys
@@ -54,7 +55,8 @@ def test_boxes_are_the_extents_of_the_id_map(theme: str, shake: bool) -> None:
     seen = 0
     for index in range(0, scene.frame_count, 4):
         image, ids = scene.render(index)
-        assert image.shape == (180, 320, 3) and image.dtype == np.uint8
+        assert image.shape == (180, 320, 3)
+        assert image.dtype == np.uint8
         assert ids.shape == (180, 320)
         truths = {item.id: item for item in scene.truth(index)}
         assert set(np.unique(ids)) - {0} == {item.id for item in truths.values() if item.visibility > 0}
@@ -63,7 +65,8 @@ def test_boxes_are_the_extents_of_the_id_map(theme: str, shake: bool) -> None:
             box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             assert truths[number].box_xyxy.tolist() == box
             whole = truths[number].amodal_xyxy
-            assert (whole[:2] <= box[:2]).all() and (whole[2:] >= box[2:]).all()
+            assert (whole[:2] <= box[:2]).all()
+            assert (whole[2:] >= box[2:]).all()
             assert 0 < truths[number].visibility <= 1
             seen += 1
     assert seen > 0
@@ -179,10 +182,10 @@ def test_events_follow_from_the_paths(written: tuple[Scene, Path]) -> None:
     truth = json.loads((folder / "truth.json").read_text())
     crossings = visits = 0
     for item in truth["objects"]:
-        path = np.array([actor.path.xy_m for actor in scene.actors if actor.id == item["id"]][0])
+        path = np.array(next(actor.path.xy_m for actor in scene.actors if actor.id == item["id"]))
         path = path[item["first_frame"] : item["last_frame"] + 1]
         assert np.allclose(path, item["ground_xy_m"], atol=1e-3)
-        steps = [shapely.LineString(pair) for pair in zip(path[:-1], path[1:], strict=True)]
+        steps = [shapely.LineString(pair) for pair in itertools.pairwise(path)]
         for line in truth["lines"]:
             crossings += sum(step.length > 0 and step.crosses(shapely.LineString(line["points_m"])) for step in steps)
         for zone in truth["zones"]:
