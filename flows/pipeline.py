@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import PurePath
 from typing import Any
 
 import ray
@@ -92,7 +93,7 @@ def plan_run(
             video = probe(uri, source_id, start_time)
         except SightflowError as error:
             summary.rejected[uri] = str(error)
-            store.reject(uri, source_id, str(error))
+            store.reject(uri, source_id or PurePath(uri).stem, str(error))
             continue
         store.add_video(video)
         summary.sources.add(video.source_id)

@@ -98,6 +98,10 @@ class Store(ABC):
         """Enter chunks in the ledger as planned; those already there stay as they are."""
 
     @abstractmethod
+    def reject(self, uri: str, source_id: str, error: str) -> None:
+        """Enter a video that could not be read as one failed chunk without extent; entering it again replaces that."""
+
+    @abstractmethod
     def begin(self, chunk: Chunk, max_attempts: int) -> bool:
         """Count an attempt at a planned chunk and say whether it may start.
 

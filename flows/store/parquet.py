@@ -53,6 +53,7 @@ from flows.store.tables import (
     days_of,
     ended_row,
     planned_row,
+    rejected_row,
     video_row,
 )
 
@@ -124,6 +125,11 @@ class ParquetStore(Store):
             with self._writing(chunk.video.source_id):
                 if self._row(chunk.chunk_id) is None:
                     self._write_row(planned_row(chunk))
+
+    def reject(self, uri: str, source_id: str, error: str) -> None:
+        """See `Store.reject`."""
+        with self._writing(source_id):
+            self._write_row(rejected_row(uri, source_id, error))
 
     def begin(self, chunk: Chunk, max_attempts: int) -> bool:
         """See `Store.begin`."""

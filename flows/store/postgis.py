@@ -24,7 +24,7 @@ from flows.store import pgarrow, pgcopy, pgschema
 from flows.store.base import Filter, Store, Zone
 from flows.store.pgconnect import Server
 from flows.store.sql import bound, observations_sql, to_psycopg
-from flows.store.tables import NEVER_ENDED, VIDEOS, days_of, ended_row, planned_row, video_row
+from flows.store.tables import NEVER_ENDED, VIDEOS, days_of, ended_row, planned_row, rejected_row, video_row
 
 _LOCK = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
 
@@ -77,6 +77,16 @@ class PostgisStore(Store):
                     _insert("chunks", LEDGER.names) + " on conflict do nothing",
                     sorted(rows, key=lambda row: row["chunk_id"]),
                 )
+
+        self._server.run(work)
+
+    def reject(self, uri: str, source_id: str, error: str) -> None:
+        """See `Store.reject`."""
+        row = rejected_row(uri, source_id, error)
+
+        def work(connection: Connection) -> None:
+            replace = f" on conflict (chunk_id) do update set {_assignments(row)}"
+            connection.execute(_insert("chunks", row) + replace, row)
 
         self._server.run(work)
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.errors import SchemaVersionError, StoreError
-from flows.schema import OBSERVATIONS, TIMESTAMP, Chunk, ChunkResult, ChunkState, Video
+from flows.schema import OBSERVATIONS, TIMESTAMP, Chunk, ChunkResult, ChunkState, Video, make_id
 from flows.store.base import SCHEMA_VERSION
 
 SOURCES = pa.schema([pa.field("source_id", pa.string()), pa.field("time_zone", pa.string())])
@@ -77,6 +77,22 @@ def planned_row(chunk: Chunk) -> dict[str, Any]:
         "error": None,
         "rows": 0,
         "frames": 0,
+        "counters": "{}",
+        "timings": "{}",
+        "updated_at": datetime.now(UTC),
+    }
+
+
+def rejected_row(uri: str, source_id: str, error: str) -> dict[str, Any]:
+    """The ledger row of a video that could not be read."""
+    return {
+        "chunk_id": make_id("rejected", source_id, uri),
+        "video_id": make_id("rejected", source_id, uri),
+        "source_id": source_id,
+        **dict.fromkeys(("index", "start_ns", "end_ns", "overlap_ns", "attempts", "rows", "frames"), 0),
+        "settings_hash": "",
+        "state": ChunkState.FAILED.value,
+        "error": error,
         "counters": "{}",
         "timings": "{}",
         "updated_at": datetime.now(UTC),

@@ -1,0 +1,47 @@
+# The same targets locally and in CI. VENV may point anywhere; CI keeps it outside the checkout.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+# What an environment was installed from: a change of pins or extras installs again.
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+
+.PHONY: demo test lint bench dashboard clean
+
+demo: $(STAMP)  ## install what is needed and run the main job on the bundled scene
+	$(BIN)/sightflow demo --out demo-out
+
+test: $(STAMP)-dev postgis lint  ## everything a change must pass
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)-dev  ## figures as JSON, each with its baseline in the same run
+	$(BIN)/python -m pytest tests/benchmarks -s --override-ini=testpaths=tests/benchmarks
+
+dashboard: $(STAMP)
+	$(BIN)/sightflow dashboard --store demo-out/store
+
+.PHONY: postgis
+postgis:
+	sh tests/install_postgis.sh
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip setuptools wheel
+
+# sam2 builds against the torch that is installed, so torch comes first and build isolation is off for it alone.
+$(STAMP): | $(BIN)/python
+	$(BIN)/pip install -q -c constraints.txt torch torchvision
+	SAM2_BUILD_CUDA=0 $(BIN)/pip install -q -c constraints.txt --no-build-isolation sam2
+	$(BIN)/pip install -q -c constraints.txt -e '.[video,serve,dashboard]'
+	touch $@
+
+$(STAMP)-dev: $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt -e '.[video,serve,dashboard,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info demo-out sightflow-data .mypy_cache .ruff_cache .pytest_cache
