@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from flows.schema import NS, ImageArray, Mask, State
 
 Rgb = tuple[int, int, int]
+_Place = tuple[int, int, int, int]
 
 PALETTE_RGB: tuple[Rgb, ...] = (
     (230, 159, 0),
@@ -35,6 +36,7 @@ PALETTE_RGB: tuple[Rgb, ...] = (
 _EDGE_RGB: Rgb = (20, 20, 20)
 _ZONE_RGB: Rgb = (255, 255, 255)
 _MASK_OPACITY = 0.45
+_ZONE_NAME_OPACITY = 0.6  # objects walk behind it
 
 _TRAIL_STEP_NS = NS // 12
 """Trail points closer together than this add drawing time and no shape."""
@@ -79,7 +81,9 @@ class Overlay:
         self._trails: dict[int, deque[tuple[int, float, float]]] = {}
         # 1 at 1280x720; the root of the area, so that portrait and panorama look alike.
         scale = (width_px * height_px / (1280 * 720)) ** 0.5
-        self._line_px = max(1, round(2 * scale))
+        self._line_px = max(1, round(2.2 * scale))
+        # Around a line of one pixel an edge would be all there is to see.
+        self._edges = (0,) if self._line_px == 1 else (2, 0)
         self._font_px = max(10, round(17 * scale))
 
     def follow(self, sightings: Sequence[Sighting], pts_ns: int) -> None:
@@ -99,8 +103,7 @@ class Overlay:
     def draw(self, image_rgb: ImageArray, sightings: Sequence[Sighting], pts_ns: int, clock: str | None = None) -> None:
         """Draw onto the frame (height, width, 3), in place."""
         self.follow(sightings, pts_ns)
-        taken: list[tuple[int, int, int, int]] = []
-        self._draw_outlines(image_rgb)
+        taken = self._draw_outlines(image_rgb)
         # Lower in the picture is nearer to the camera, so it is drawn last.
         ordered = sorted(sightings, key=lambda seen: seen.point_px[1])
         for seen in ordered:
@@ -115,16 +118,21 @@ class Overlay:
         for seen in reversed(ordered):
             self._draw_name(image_rgb, seen, taken)
 
-    def _draw_outlines(self, image_rgb: ImageArray) -> None:
+    def _draw_outlines(self, image_rgb: ImageArray) -> list[_Place]:
+        """Draw zones and lines; returns where their names stand."""
+        taken = []
         for outline in self._outlines:
             points = np.round(outline.points_px).astype(np.int32)
-            for colour, extra_px in ((_EDGE_RGB, 2), (_ZONE_RGB, 0)):
+            for extra_px in self._edges:
+                colour = _EDGE_RGB if extra_px else _ZONE_RGB
                 cv2.polylines(image_rgb, [points], outline.closed, colour, self._line_px + extra_px, cv2.LINE_AA)
             if not outline.closed:
                 for point in points:
                     cv2.circle(image_rgb, point.tolist(), 2 * self._line_px, _ZONE_RGB, -1, cv2.LINE_AA)
             x_px, y_px = points[points[:, 1].argmin()]
-            self._stamp(image_rgb, label_image(outline.name, self._font_px, _ZONE_RGB), (int(x_px), int(y_px)))
+            name = label_image(outline.name, self._font_px, _ZONE_RGB)
+            taken.append(self._stamp(image_rgb, name, (int(x_px), int(y_px)), _ZONE_NAME_OPACITY))
+        return taken
 
     def _draw_mask(self, image_rgb: ImageArray, mask: Mask, colour: Rgb) -> None:
         left, top = max(mask.x_px, 0), max(mask.y_px, 0)
@@ -151,26 +159,27 @@ class Overlay:
             ends = (round(x0), round(y0)), (round(x1), round(y1))
             cv2.line(image_rgb, *ends, colour, thickness, cv2.LINE_AA)
         centre = round(seen.point_px[0]), round(seen.point_px[1])
-        cv2.circle(image_rgb, centre, self._line_px + 2, _EDGE_RGB, -1, cv2.LINE_AA)
-        cv2.circle(image_rgb, centre, self._line_px + 1, colour, -1, cv2.LINE_AA)
+        for extra_px in self._edges:
+            shade = _EDGE_RGB if extra_px else colour
+            cv2.circle(image_rgb, centre, self._line_px + 1 + extra_px // 2, shade, -1, cv2.LINE_AA)
 
     def _draw_box(self, image_rgb: ImageArray, seen: Sighting) -> None:
         x1, y1, x2, y2 = (round(value) for value in seen.box_xyxy)
         colour = colour_of(seen.short_id)
-        if seen.state not in _INFERRED:
-            cv2.rectangle(image_rgb, (x1, y1), (x2, y2), _EDGE_RGB, self._line_px + 2)
-            cv2.rectangle(image_rgb, (x1, y1), (x2, y2), colour, self._line_px)
-            return
-        dash = 4 * self._line_px + 2
-        for shade, extra_px in ((_EDGE_RGB, 2), (colour, 0)):
+        dash = 3 * self._line_px + 2
+        for extra_px in self._edges:
+            shade, thickness = (_EDGE_RGB if extra_px else colour), self._line_px + extra_px
+            if seen.state not in _INFERRED:
+                cv2.rectangle(image_rgb, (x1, y1), (x2, y2), shade, thickness)
+                continue
             for x in range(x1, x2, 2 * dash):
                 for y in (y1, y2):
-                    cv2.line(image_rgb, (x, y), (min(x + dash, x2), y), shade, self._line_px + extra_px)
+                    cv2.line(image_rgb, (x, y), (min(x + dash, x2), y), shade, thickness)
             for y in range(y1, y2, 2 * dash):
                 for x in (x1, x2):
-                    cv2.line(image_rgb, (x, y), (x, min(y + dash, y2)), shade, self._line_px + extra_px)
+                    cv2.line(image_rgb, (x, y), (x, min(y + dash, y2)), shade, thickness)
 
-    def _draw_name(self, image_rgb: ImageArray, seen: Sighting, taken: list[tuple[int, int, int, int]]) -> None:
+    def _draw_name(self, image_rgb: ImageArray, seen: Sighting, taken: list[_Place]) -> None:
         """Write the longest name that suits the box where no other name is; the number alone where it is crowded."""
         x1, y1, x2, y2 = (round(value) for value in seen.box_xyxy)
         room_px = max(2 * (x2 - x1), self._width // 8)
@@ -188,14 +197,14 @@ class Overlay:
                     return
         taken.append(self._stamp(image_rgb, image, (x1, y1 - height)))
 
-    def _inside(self, x: int, y: int, width: int, height: int) -> tuple[int, int, int, int]:
+    def _inside(self, x: int, y: int, width: int, height: int) -> _Place:
         x, y = max(0, min(x, self._width - width)), max(0, min(y, self._height - height))
         return x, y, x + width, y + height
 
-    def _stamp(self, image_rgb: ImageArray, label: ImageArray, at: tuple[int, int]) -> tuple[int, int, int, int]:
+    def _stamp(self, image_rgb: ImageArray, label: ImageArray, at: tuple[int, int], opacity: float = 1) -> _Place:
         x0, y0, x1, y1 = self._inside(*at, label.shape[1], label.shape[0])
         target = image_rgb[y0:y1, x0:x1]
-        target[:] = label[: target.shape[0], : target.shape[1]]
+        target[:] = cv2.addWeighted(target, 1 - opacity, label[: target.shape[0], : target.shape[1]], opacity, 0)
         return x0, y0, x1, y1
 
 
@@ -212,7 +221,7 @@ def _names(seen: Sighting) -> list[str]:
     return [name, short] if seen.confidence is None else [f"{name} {seen.confidence:.0%}", name, short]
 
 
-def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+def _overlap(a: _Place, b: _Place) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 

@@ -6,7 +6,6 @@ frame rate included; a frame without observations is shown as it is.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import av
 import numpy as np
 import pyarrow as pa
-from av.video.reformatter import Colorspace
+from av.video.reformatter import Colorspace, VideoReformatter
 
 from flows.decode import probe, read_frames
 from flows.errors import UsageError, VideoError
 from flows.georeference import Calibration, to_pixels
+from flows.output import written_whole
 from flows.overlay import Outline, Overlay, Sighting
 from flows.schema import EPOCH, NS, Frame, ImageArray, Mask, State, Video
 from flows.store.base import Filter, Store, Zone
@@ -83,7 +83,7 @@ def render_video(
     if out_path.resolve() == Path(video.uri).resolve():
         raise UsageError(f"{out_path}: that is the video itself; choose another name")
     n_frames = 0
-    with _Mp4Writer.open(out_path, video, options.crf) as writer:
+    with _Mp4Writer.to(out_path, video, options.crf) as writer:
         for frame in _annotated(store, video, t0, t1, options):
             writer.write(frame)
             n_frames += 1
@@ -227,39 +227,34 @@ class _Mp4Writer:
     def __init__(self, container: Any, stream: Any) -> None:
         self._container, self._stream = container, stream
         self._first_ns: int | None = None
+        self._reformatter = VideoReformatter()
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, video: Video, crf: int) -> Iterator[_Mp4Writer]:
-        """Open a temporary file beside `path`; it is renamed when all went well and removed when not."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-                stream = container.add_stream("libx264", options={"crf": str(crf), "preset": "veryfast"})
-                # 4:2:0 stores colour for two by two pixels.
-                stream.width, stream.height = (video.width_px + 1) // 2 * 2, (video.height_px + 1) // 2 * 2
-                stream.pix_fmt = "yuv420p"
-                context = stream.codec_context
-                context.time_base = Fraction(1, _CLOCK_HZ)
-                context.framerate = Fraction(video.fps).limit_denominator(1001)
-                # Players guess by size where nothing is said, and then differ in colour.
-                context.colorspace = context.color_primaries = context.color_trc = _BT709
-                writer = cls(container, stream)
-                yield writer
-                container.mux(stream.encode())
-            os.replace(temporary, path)
-        except (av.FFmpegError, OSError) as error:
-            raise UsageError(f"{path}: cannot be written: {error}; check the disk's space and permissions") from None
-        finally:
-            temporary.unlink(missing_ok=True)
+    def to(cls, path: Path, video: Video, crf: int) -> Iterator[_Mp4Writer]:
+        """Open for frames of this video; the file is there when the block has ended well."""
+        with (
+            written_whole(path) as temporary,
+            av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+        ):
+            stream = container.add_stream("libx264", options={"crf": str(crf), "preset": "veryfast"})
+            # 4:2:0 stores colour for two by two pixels.
+            stream.width, stream.height = (video.width_px + 1) // 2 * 2, (video.height_px + 1) // 2 * 2
+            stream.pix_fmt = "yuv420p"
+            context = stream.codec_context
+            context.time_base = Fraction(1, _CLOCK_HZ)
+            context.framerate = Fraction(video.fps).limit_denominator(1001)
+            # Players guess by size where nothing is said, and then differ in colour.
+            context.colorspace = context.color_primaries = context.color_trc = _BT709
+            yield cls(container, stream)
+            container.mux(stream.encode())
 
     def write(self, frame: Frame) -> None:
         """Encode one frame, timed from the first one written."""
         if self._first_ns is None:
             self._first_ns = frame.pts_ns
-        picture = av.VideoFrame.from_ndarray(_even(frame.image_rgb)).reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU709
+        picture = self._reformatter.reformat(
+            av.VideoFrame.from_ndarray(_even(frame.image_rgb)), format="yuv420p", dst_colorspace=Colorspace.ITU709
         )
         picture.pts = round((frame.pts_ns - self._first_ns) * _CLOCK_HZ / NS)
         picture.time_base = Fraction(1, _CLOCK_HZ)

@@ -1,0 +1,35 @@
+"""Files a command writes for people and other programs: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from flows.errors import UsageError
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path` to write to; it is renamed when all went well and removed when not.
+
+    Folders that are missing are made.
+
+    Raises:
+        UsageError: the file system refuses.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise UsageError(f"{path}: expected a file name, got a folder")
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"{path}: cannot be written: {reason}; check the disk's space and permissions") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from flows.decode import probe, read_frames
+from flows.errors import UsageError, VideoError
+from flows.render import RenderOptions, render_frames, render_video
+from flows.schema import Video
+from flows.store.base import Store, Zone
+from tests.tracked import make_store, sighting
+from tests.videos import write_video
+
+START = datetime(2026, 5, 1, 8, 30, tzinfo=UTC)
+PLAIN = RenderOptions(clock=False, trail_s=0)
+
+
+def _make(folder: Path, **overrides: Any) -> tuple[Video, Store]:
+    """A video of 30 frames with one object, seen on frames 5 to 19."""
+    start_time = overrides.pop("start_time", START)
+    video = probe(str(write_video(folder / "v.mp4", **({"size": (160, 120)} | overrides))), start_time=start_time)
+    pts = {frame.number: frame.pts_ns for frame in read_frames(video)}
+    rows = [
+        sighting(video, "walker", i, (20 + 4 * i, 30, 50 + 4 * i, 100), pts_ns=pts[i]) for i in range(5, 20) if i in pts
+    ]
+    return video, make_store(folder / "store", video, rows)
+
+
+def test_every_frame_comes_and_those_with_tracks_are_drawn_on(tmp_path: Path) -> None:
+    video, store = _make(tmp_path)
+    drawn = list(render_frames(store, video.video_id, options=PLAIN))
+    plain = list(read_frames(video))
+    assert [frame.pts_ns for frame in drawn] == [frame.pts_ns for frame in plain]
+    for number, (after, before) in enumerate(zip(drawn, plain, strict=True)):
+        assert (after.image_rgb != before.image_rgb).any() == (5 <= number < 20), number
+
+
+def test_the_file_has_the_frames_and_the_timing_of_its_source(tmp_path: Path) -> None:
+    times_ms = [0, 40, 80, 1000, 1040, 3000, 3033]
+    video, store = _make(tmp_path, times_ms=times_ms)
+    out = tmp_path / "new folder" / "out.mp4"
+    assert render_video(store, video.video_id, out) == len(times_ms)
+    with av.open(str(out)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        found = [round(frame.time * 1000) for frame in container.decode(stream)]
+    assert found == times_ms
+    assert [path.name for path in out.parent.iterdir()] == ["out.mp4"]
+
+
+@pytest.mark.parametrize("size", [(161, 121), (160, 121), (161, 120)])
+def test_odd_sizes_are_padded_by_a_pixel(tmp_path: Path, size: tuple[int, int]) -> None:
+    video, store = _make(tmp_path, size=size, pixels="yuv444p")
+    render_video(store, video.video_id, tmp_path / "out.mp4", options=PLAIN)
+    written = probe(str(tmp_path / "out.mp4"))
+    assert (written.width_px, written.height_px) == (size[0] + size[0] % 2, size[1] + size[1] % 2)
+
+
+def test_colours_survive_encoding(tmp_path: Path) -> None:
+    video, store = _make(tmp_path)
+    render_video(store, video.video_id, tmp_path / "out.mp4", options=RenderOptions(crf=5))
+    pairs = zip(render_frames(store, video.video_id), read_frames(probe(str(tmp_path / "out.mp4"))), strict=True)
+    for drawn, written in pairs:
+        # Blocks of 4 x 4, since 4:2:0 halves the resolution of colour.
+        blocks = [frame.image_rgb.reshape(30, 4, 40, 4, 3).mean(axis=(1, 3)) for frame in (drawn, written)]
+        assert np.abs(blocks[0] - blocks[1]).mean() < 4
+
+
+def test_an_interval_of_world_time(tmp_path: Path) -> None:
+    video, store = _make(tmp_path)
+    interval = {"t0": START + timedelta(seconds=0.4), "t1": START + timedelta(seconds=0.8)}
+    frames = list(render_frames(store, video.video_id, **interval))
+    assert [frame.number for frame in frames] == list(range(10, 20))
+    # The trail of the first frame is the one it has in the whole video.
+    whole = {frame.number: frame for frame in render_frames(store, video.video_id)}
+    assert (frames[0].image_rgb == whole[10].image_rgb).all()
+
+
+@pytest.mark.parametrize(
+    ("interval", "message"),
+    [
+        ({"t0": START + timedelta(hours=1)}, "no frames between .* the video runs from 2026-05-01 08:30:00"),
+        ({"t1": START - timedelta(hours=1)}, "no frames between"),
+        ({"t0": START, "t1": START}, "no frames between"),
+        ({"t0": datetime(2026, 5, 1, 8, 30)}, "needs a time zone"),
+    ],
+)
+def test_an_interval_without_frames_is_an_error_and_leaves_nothing(
+    tmp_path: Path, interval: dict[str, datetime], message: str
+) -> None:
+    video, store = _make(tmp_path)
+    out = tmp_path / "out" / "out.mp4"
+    with pytest.raises(UsageError, match=message):
+        render_video(store, video.video_id, out, **interval)
+    assert list(out.parent.iterdir()) == []
+
+
+def test_an_existing_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    video, store = _make(tmp_path)
+    out = tmp_path / "out.mp4"
+    out.write_bytes(b"old")
+    with pytest.raises(UsageError):
+        render_video(store, video.video_id, out, t0=START + timedelta(hours=1))
+    assert out.read_bytes() == b"old"
+    render_video(store, video.video_id, out)
+    assert out.stat().st_size > 1000
+
+
+def test_clock_and_zones_are_shown(tmp_path: Path) -> None:
+    video, store = _make(tmp_path)
+    frame = next(render_frames(store, video.video_id, options=PLAIN))
+    with_clock = next(render_frames(store, video.video_id, options=RenderOptions()))
+    assert (frame.image_rgb[:10, :80] != with_clock.image_rgb[:10, :80]).any()
+    store.write_zones(video.source_id, [Zone("yard", "zone", ((10, 60), (150, 60), (150, 110)))])
+    with_zone = next(render_frames(store, video.video_id, options=PLAIN))
+    assert (frame.image_rgb[100, 148:152] != with_zone.image_rgb[100, 148:152]).any()
+
+
+def test_a_video_of_unknown_start_shows_its_own_time(tmp_path: Path) -> None:
+    video, store = _make(tmp_path, start_time=None)
+    assert len(list(render_frames(store, video.video_id))) == 30
+
+
+def test_an_unknown_video_names_the_known(tmp_path: Path) -> None:
+    video, store = _make(tmp_path)
+    with pytest.raises(UsageError, match=rf"(?s)no video nonsense in .*{video.video_id}"):
+        render_video(store, "nonsense", tmp_path / "out.mp4")
+
+
+def test_a_video_that_is_gone_or_another_is_an_error(tmp_path: Path) -> None:
+    video, store = _make(tmp_path)
+    path = Path(video.uri)
+    path.rename(tmp_path / "moved.mp4")
+    with pytest.raises(VideoError, match=r"cannot draw on video .*v\.mp4: no such file.* put the file back"):
+        render_video(store, video.video_id, tmp_path / "out.mp4")
+    write_video(path, frames=7)
+    with pytest.raises(VideoError, match=r"no longer the one its tracks come from"):
+        render_video(store, video.video_id, tmp_path / "out.mp4")
+
+
+def test_outputs_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
+    video, store = _make(tmp_path)
+    with pytest.raises(UsageError, match=r"ends in \.mp4"):
+        render_video(store, video.video_id, tmp_path / "out.avi")
+    with pytest.raises(UsageError, match="that is the video itself"):
+        render_video(store, video.video_id, Path(video.uri))
+    blocked = tmp_path / "file"
+    blocked.write_text("x")
+    with pytest.raises(UsageError, match="cannot be written"):
+        render_video(store, video.video_id, blocked / "out.mp4")
+    assert probe(video.uri).content_hash == video.content_hash
