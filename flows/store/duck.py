@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ def query(tables: Mapping[str, pa.Table | Files], sql: str, parameters: Mapping[
 
     Raises:
         StoreError: Not one SELECT, parameters that do not fit, or a statement DuckDB refuses.
-        FileNotFoundError: A file is gone.
     """
     values = bound(sql, parameters)
     try:
@@ -51,16 +49,14 @@ def query(tables: Mapping[str, pa.Table | Files], sql: str, parameters: Mapping[
 def stream(
     tables: Mapping[str, pa.Table | Files], where: Filter, columns: Sequence[str] | None
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of `track_observations` by (video_id, pts_ns, track_id); files are read before this returns."""
+    """Rows of `track_observations` by (video_id, pts_ns, track_id)."""
     sql, values, schema = observations_sql(where, columns)
-    connection = _connect(tables)
     try:
-        batches = (batch.cast(schema) for batch in connection.sql(sql, params=values).to_arrow_reader(ROWS_PER_BATCH))
-        # Sorting has read every file once the first batch is there, so that a later commit cannot disturb it.
-        first = next(batches, None)
+        with _connect(tables) as connection:
+            for batch in connection.sql(sql, params=values).to_arrow_reader(ROWS_PER_BATCH):
+                yield batch.cast(schema)
     except duckdb.Error as error:
         raise _translated(error) from error
-    return chain([first], batches) if first is not None else iter(())
 
 
 def _connect(tables: Mapping[str, pa.Table | Files]) -> duckdb.DuckDBPyConnection:
@@ -97,8 +93,5 @@ def _literal(path: Path) -> str:
     return re.sub(r"([*?\[])", r"[\1]", str(path)).replace("'", "''")
 
 
-def _translated(error: duckdb.Error) -> Exception:
-    message = str(error)
-    if isinstance(error, duckdb.IOException) and re.search("No such file|No files found", message):
-        return FileNotFoundError(message)
-    return StoreError(f"the query failed: {message}")
+def _translated(error: duckdb.Error) -> StoreError:
+    return StoreError(f"the query failed: {error}")

@@ -40,7 +40,11 @@ def make_partitions(connection: Connection, days: Sequence[str]) -> None:
     A table made apart and then attached locks out neither readers nor writers, as CREATE TABLE PARTITION OF would.
     """
     names = [f"observations_{day.replace('-', '')}" for day in days]
-    sql = "select day, name from unnest(%s::text[], %s::text[]) as wanted (day, name) where to_regclass(name) is null"
+    # Not to_regclass: it answers from a cache that may be older than the lock.
+    sql = (
+        "select day, name from unnest(%s::text[], %s::text[]) as wanted (day, name)"
+        " where name not in (select tablename from pg_tables where schemaname = 'sightflow')"
+    )
     if not connection.execute(sql, (list(days), names)).fetchall():
         return
     with connection.transaction():
@@ -56,8 +60,8 @@ def make_partitions(connection: Connection, days: Sequence[str]) -> None:
 
 
 def _is_there(connection: Connection) -> bool:
-    (found,) = connection.execute("select to_regclass('sightflow.schema_version') is not null").fetchone() or (False,)
-    return bool(found)
+    sql = "select from pg_tables where (schemaname, tablename) = ('sightflow', 'schema_version')"
+    return connection.execute(sql).fetchone() is not None
 
 
 def _make(connection: Connection) -> None:

@@ -24,7 +24,7 @@ from flows.store import pgarrow, pgcopy, pgschema
 from flows.store.base import Filter, Store, Zone
 from flows.store.pgconnect import Server
 from flows.store.sql import bound, observations_sql, to_psycopg
-from flows.store.tables import NEVER_ENDED, VIDEOS, days_of, ended_row, planned_row, rejected_row, video_row
+from flows.store.tables import VIDEOS, begun_row, days_of, ended_row, planned_row, rejected_row, video_row
 
 _LOCK = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
 
@@ -95,15 +95,8 @@ class PostgisStore(Store):
 
         def work(connection: Connection) -> bool:
             with connection.transaction():
-                row = _locked_row(connection, chunk)
-                if row["state"] in (ChunkState.DONE, ChunkState.FAILED):
-                    return False
-                may_start = bool(row["attempts"] < max_attempts)
-                if may_start:
-                    changes = {"state": ChunkState.RUNNING.value, "attempts": row["attempts"] + 1}
-                else:
-                    changes = {"state": ChunkState.FAILED.value, "error": NEVER_ENDED.format(attempts=row["attempts"])}
-                _write_row(connection, {**row, **changes, "updated_at": datetime.now(UTC)})
+                may_start, row = begun_row(_locked_row(connection, chunk), max_attempts)
+                _write_row(connection, row)
                 return may_start
 
         return self._server.run(work)

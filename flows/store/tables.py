@@ -99,6 +99,23 @@ def rejected_row(uri: str, source_id: str, error: str) -> dict[str, Any]:
     }
 
 
+def begun_row(before: Mapping[str, Any], max_attempts: int) -> tuple[bool, dict[str, Any]]:
+    """Whether a chunk may start, and its ledger row after asking."""
+    row = {**before, "updated_at": datetime.now(UTC)}
+    if row["state"] in (ChunkState.DONE, ChunkState.FAILED):
+        return False, dict(before)
+    if row["attempts"] >= max_attempts:
+        error = NEVER_ENDED.format(attempts=row["attempts"])
+        return False, {**row, "state": ChunkState.FAILED.value, "error": error}
+    return True, {**row, "state": ChunkState.RUNNING.value, "attempts": row["attempts"] + 1}
+
+
+def reset_row(before: Mapping[str, Any]) -> dict[str, Any]:
+    """The ledger row of a failed chunk that shall be tried again."""
+    changes = {"state": ChunkState.PLANNED.value, "attempts": 0, "error": None, "updated_at": datetime.now(UTC)}
+    return {**before, **changes}
+
+
 def ended_row(before: Mapping[str, Any], result: ChunkResult) -> dict[str, Any]:
     """The ledger row of a chunk once its result is committed."""
     return {

@@ -1,0 +1,161 @@
+"""The ledger of a Parquet store: one JSON file per chunk, which says where the chunk's rows lie."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.schema import Chunk, ChunkResult, ChunkState
+from flows.store.files import FileCache, explained, file_lock, source_folder, write_durably, write_table_durably
+from flows.store.tables import begun_row, days_of, ended_row, planned_row, rejected_row, reset_row
+
+SUPERSEDED_S = 600.0
+"""How long files stay that a newer commit of their chunk replaced: readers that listed them may still open them."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A row from a JSON file, its times as datetimes."""
+    row: dict[str, Any] = json.loads(path.read_bytes())
+    for name in ("updated_at", "started_at", "start_time"):
+        if name in row:
+            row[name] = datetime.fromisoformat(row[name])
+    return row
+
+
+def write_json(path: Path, row: Mapping[str, Any]) -> None:
+    """Write durably what `read_json` reads."""
+    write_durably(path, json.dumps(row, ensure_ascii=False, default=datetime.isoformat).encode())
+
+
+class Ledger:
+    """Ledger rows with two further fields: `files` of the chunk, and `superseded` ones with the time they became so.
+
+    Renaming a row's file is the commit: it makes all of the chunk's files visible, or none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._cache = FileCache(read_json)
+
+    def row(self, chunk_id: str) -> dict[str, Any] | None:
+        """The row of a chunk, None where it was never planned."""
+        return self._cache.get(self._path(chunk_id))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every row, by (source, video, start)."""
+        rows = self._cache.all(self._folder / "ledger", "*.json").values()
+        return sorted(rows, key=lambda row: (row["source_id"], row["video_id"], row["start_ns"], row["chunk_id"]))
+
+    def plan(self, chunk: Chunk) -> None:
+        """Enter a chunk; of one already there, remove the files whose time is over."""
+        with self._writing(chunk.video.source_id):
+            row = self.row(chunk.chunk_id)
+            if row is None:
+                self._write(planned_row(chunk))
+            elif row.get("superseded"):
+                self._clean(row, row)
+
+    def reject(self, uri: str, source_id: str, error: str) -> None:
+        """See `Store.reject`."""
+        with self._writing(source_id):
+            self._write(rejected_row(uri, source_id, error))
+
+    def begin(self, chunk: Chunk, max_attempts: int) -> bool:
+        """See `Store.begin`."""
+        with self._writing(chunk.video.source_id):
+            may_start, row = begun_row(self.row(chunk.chunk_id) or planned_row(chunk), max_attempts)
+            self._write(row)
+        return may_start
+
+    def commit(self, result: ChunkResult) -> None:
+        """See `Store.commit`."""
+        chunk = result.chunk
+        with self._writing(chunk.video.source_id):
+            before = self.row(chunk.chunk_id) or planned_row(chunk)
+            if result.error is not None and before["state"] == ChunkState.DONE:
+                return
+            parts = _parts(result) if result.error is None else {}
+            try:
+                for path, table in parts.items():
+                    write_table_durably(self._folder / path, table)
+            except BaseException:
+                self._remove(parts)
+                raise
+            self._clean(before, {**ended_row(before, result), "files": list(parts)})
+
+    def reset(self, chunk_id: str) -> bool:
+        """Make a failed chunk planned again; False where it is not there or did not fail."""
+        row = self.row(chunk_id)
+        if row is None:
+            return False
+        with self._writing(row["source_id"]):
+            row = self.row(chunk_id)
+            if row is None or row["state"] != ChunkState.FAILED:
+                return False
+            self._clean(row, reset_row(row))
+        return True
+
+    def _clean(self, before: Mapping[str, Any], after: dict[str, Any]) -> None:
+        """Write a row, and remove the chunk's files that it lists no more and no reader can still want."""
+        now = time.time()
+        replaced = set(before.get("files", ())) - set(after.get("files", ()))
+        superseded = {**before.get("superseded", {}), **dict.fromkeys(replaced, now)}
+        after["superseded"] = {path: since for path, since in superseded.items() if now - since < SUPERSEDED_S}
+        self._write(after)
+        strays = {*superseded, *self._left_by_killed(before)}
+        self._remove(strays - set(after.get("files", ())) - set(after["superseded"]))
+
+    def _left_by_killed(self, row: Mapping[str, Any]) -> Iterator[str]:
+        """The chunk's files, temporary ones too, where a process may have died writing some."""
+        if row["attempts"] <= 1:
+            return
+        source = source_folder(row["source_id"])
+        for folder in (f"observations/{source}/*", f"tracklets/{source}"):
+            for start in ("", "."):
+                for path in self._folder.glob(f"{folder}/{start}{row['chunk_id']}-*"):
+                    yield str(path.relative_to(self._folder))
+
+    @contextmanager
+    def _writing(self, source_id: str) -> Iterator[None]:
+        """Hold what keeps two processes from writing rows of one source at once."""
+        with explained(self._folder), file_lock(self._folder / "locks" / f"{source_folder(source_id)}.write"):
+            yield
+
+    def _path(self, chunk_id: str) -> Path:
+        return self._folder / "ledger" / f"{chunk_id}.json"
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        write_json(self._path(row["chunk_id"]), row)
+
+    def _remove(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            (self._folder / path).unlink(missing_ok=True)
+
+
+def files_of(rows: Iterable[Mapping[str, Any]], table: str) -> list[str]:
+    """The files of `observations` or `tracklets` that ledger rows list, relative to the store."""
+    return [path for row in rows for path in row.get("files", ()) if path.startswith(f"{table}/")]
+
+
+def _parts(result: ChunkResult) -> dict[str, pa.Table]:
+    """The files of a chunk: path in the store -> rows."""
+    # A new name each time: readers of an earlier commit's files are not disturbed.
+    name = f"{result.chunk.chunk_id}-{secrets.token_hex(4)}.parquet"
+    source = source_folder(result.chunk.video.source_id)
+    days = days_of(result.observations)
+    parts = {
+        f"observations/{source}/day={day.as_py().isoformat()}/{name}": result.observations.filter(pc.equal(days, day))
+        for day in pc.unique(days)
+    }
+    if result.tracklets.num_rows:
+        parts[f"tracklets/{source}/{name}"] = result.tracklets
+    return parts
