@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.demo.masklets import MaskletClip
-from flows.demo.sprites import cutout_sprite, paste, shape_sprite, texture
+from flows.demo.sprites import Sprite, cutout_sprite, draw_height_px, paste, shape_sprite, texture
 
 Image = NDArray[np.uint8]
 Ids = NDArray[np.int32]
@@ -36,13 +36,15 @@ class ClipSpec:
         size_px: Side of the square frames.
         frames: Frames a clip.
         objects: Objects tracked in each clip.
-        real_share: Share of clips with a real base; the rest has a textured one.
+        real_share: Share of clips on a base of real footage.
+        scene_share: Share of clips on a base of synthetic scenes; the rest has textures.
     """
 
     size_px: int
     frames: int
     objects: int
     real_share: float = 0.0
+    scene_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,9 @@ class ClipMaker:
     """
 
     def __init__(self, masklet_paths: Sequence[Path] = ()) -> None:
-        self._clips = [clip for clip in map(MaskletClip.load, masklet_paths) if len(clip.boxes)]
-        # A clip counts by the square root of its masks, so that the longest does not crowd out the others.
-        weights = np.sqrt([len(clip.boxes) for clip in self._clips])
-        self._weights = weights / max(weights.sum(), 1e-9)
+        clips = [clip for clip in map(MaskletClip.load, masklet_paths) if len(clip.boxes)]
+        self._real = [clip for clip in clips if not clip.exact]
+        self._scenes = [clip for clip in clips if clip.exact]
 
     def make(self, rng: np.random.Generator, spec: ClipSpec) -> Clip:
         """One clip; drawn again until it has an object to track."""
@@ -100,20 +101,21 @@ class ClipMaker:
                 return degrade(rng, clip)
 
     def _base(self, rng: np.random.Generator, spec: ClipSpec) -> _Canvas:
-        if not self._clips or rng.random() >= spec.real_share:
-            return _textured_base(rng, spec)
-        source = self._clips[rng.choice(len(self._clips), p=self._weights)]
-        # A still base is what a fixed camera sees, and makes every pasted object's truth exact.
-        return _real_base(rng, spec, source, still=bool(rng.random() < 0.45))
+        draw = rng.random()
+        if self._real and draw < spec.real_share:
+            # A still base is what a fixed camera sees, and makes every pasted object's truth exact.
+            return _real_base(rng, spec, _pick(rng, self._real), still=bool(rng.random() < 0.4))
+        if self._scenes and draw < spec.real_share + spec.scene_share:
+            return _real_base(rng, spec, _pick(rng, self._scenes), still=False)
+        return _textured_base(rng, spec)
 
     def _add_sprites(self, rng: np.random.Generator, spec: ClipSpec, canvas: _Canvas) -> None:
         base_is_real = bool(canvas.known)
         count = int(rng.integers(0, 4) if base_is_real else rng.integers(2, 9))
-        sprites = []
+        sprites: list[Sprite] = []
         while len(sprites) < count:
-            if self._clips and rng.random() < max(spec.real_share, 0.1):
-                source = self._clips[rng.choice(len(self._clips), p=self._weights)]
-                sprite = cutout_sprite(rng, source, spec.size_px, spec.frames)
+            if self._real and rng.random() < max(spec.real_share, 0.1):
+                sprite = cutout_sprite(rng, _pick(rng, self._real), spec.size_px, spec.frames)
             else:
                 sprite = shape_sprite(rng, spec.size_px, spec.frames)
             if sprite is None:
@@ -125,6 +127,12 @@ class ClipMaker:
         for index, sprite in enumerate(sprites):
             for t in range(spec.frames):
                 paste(canvas.frames[t], canvas.ids[t], sprite, t, SPRITE_ID0 + index, shake[t])
+
+
+def _pick(rng: np.random.Generator, clips: list[MaskletClip]) -> MaskletClip:
+    """A clip, by the square root of its masks, so that the longest does not crowd out the others."""
+    weights = np.sqrt([len(clip.boxes) for clip in clips])
+    return clips[rng.choice(len(clips), p=weights / weights.sum())]
 
 
 def _camera_shake(rng: np.random.Generator, spec: ClipSpec) -> NDArray[np.float64]:
@@ -153,7 +161,7 @@ def _textured_base(rng: np.random.Generator, spec: ClipSpec) -> _Canvas:
 
 
 def _real_base(rng: np.random.Generator, spec: ClipSpec, source: MaskletClip, still: bool) -> _Canvas:
-    """A window of a real clip around one of its objects, scaled so that it is 8-150 px tall at 256 px."""
+    """A window of a real clip around one of its objects, scaled to a drawn height."""
     row = source.boxes[rng.integers(len(source.boxes))]
     start, box = int(row[0]), row[2:].astype(float)
     stride = 0 if still else int(rng.choice([1, 1, 2, 3, 4]))
@@ -166,6 +174,7 @@ def _real_base(rng: np.random.Generator, spec: ClipSpec, source: MaskletClip, st
     size = (spec.size_px, spec.size_px)
     canvas = _Canvas([], [])
     flip = rng.random() < 0.5
+    labels_there = np.unique(source.boxes[:, 1]).tolist()
     seen = set(map(tuple, source.boxes[:, :2].tolist()))
     for t, index in enumerate(steps):
         if t and stride == 0 and np.array_equal(transforms[t], transforms[t - 1]):
@@ -180,7 +189,7 @@ def _real_base(rng: np.random.Generator, spec: ClipSpec, source: MaskletClip, st
             labels = cv2.warpAffine(source.labels(index), transforms[t], size, flags=cv2.INTER_NEAREST)
             canvas.frames.append(np.ascontiguousarray(rgb[:, ::-1] if flip else rgb))
             canvas.ids.append(np.ascontiguousarray(labels[:, ::-1] if flip else labels).astype(np.int32))
-        canvas.known |= {(t, label) for label in np.unique(source.boxes[:, 1]).tolist() if (index, label) in seen}
+        canvas.known |= {(t, label) for label in labels_there if source.exact or (index, label) in seen}
     return canvas
 
 
@@ -189,7 +198,7 @@ def _window(
 ) -> list[NDArray[np.float64]]:
     """(2, 3) affine maps from source frames to the clip's, with a slow zoom and a camera that may shake."""
     height, width = source.frame(0).shape[:2]
-    tall_px = np.exp(rng.uniform(np.log(12), np.log(150))) * spec.size_px / 256
+    tall_px = draw_height_px(rng, spec.size_px)
     scale_y = tall_px / max(box[3] - box[1], 1.0)
     # Never much smaller than the whole frame, never blown up beyond what there is to see. SAM 2 squeezes frames to
     # squares, so wide video is narrowed.
@@ -254,5 +263,6 @@ def degrade(rng: np.random.Generator, clip: Clip) -> Clip:
     out = np.clip(frames, 0, 255).astype(np.uint8)
     if rng.random() < 0.4:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))]
-        out = np.stack([cv2.imdecode(cv2.imencode(".jpg", frame, quality)[1], cv2.IMREAD_COLOR) for frame in out])
+        packed = [cv2.imencode(".jpg", frame, quality)[1] for frame in out]
+        out = np.stack([np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), dtype=np.uint8) for jpeg in packed])
     return Clip(out, clip.masks, clip.valid, clip.boxes_xyxy)

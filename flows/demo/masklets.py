@@ -1,4 +1,4 @@
-"""Masklets: masks of real objects linked over time, from a teacher's segmentations of real clips.
+"""Masklets: masks of objects linked over time, from a teacher's segmentations of real clips or from scenes.
 
 A masklet file (`<clip>.npz`, one a clip) holds downscaled frames as JPEG, one label map a frame as PNG (0 is
 background, any other value a masklet of this clip) and a table of boxes. It is a cache for training and is never
@@ -29,6 +29,8 @@ MIN_AREA_PX = 40
 MIN_LENGTH_FRAMES = 6
 # Label maps are 8 bit; a short clip never has more objects than this.
 MAX_LABEL = 255
+# Scenes with smaller seeds are what models are measured on.
+FIRST_TRAINING_SEED = 100
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
 
 
@@ -41,16 +43,18 @@ class MaskletClip:
         jpegs: One encoded frame each.
         label_pngs: One encoded uint8 label map each, of the same size as the frames.
         boxes: (N, 6) int32 rows of frame, label, x1, y1, x2, y2 in pixels of the stored frames, sorted by frame.
+        exact: Whether an object without a mask is known to be hidden; a teacher may only have missed it.
     """
 
     name: str
     jpegs: list[NDArray[np.uint8]]
     label_pngs: list[NDArray[np.uint8]]
     boxes: NDArray[np.int32]
+    exact: bool = False
 
     def frame(self, index: int) -> NDArray[np.uint8]:
         """The (H, W, 3) RGB frame at an index."""
-        return np.asarray(cv2.imdecode(self.jpegs[index], cv2.IMREAD_COLOR)[..., ::-1], dtype=np.uint8)
+        return np.asarray(cv2.imdecode(self.jpegs[index], cv2.IMREAD_COLOR), dtype=np.uint8)[..., ::-1]
 
     def labels(self, index: int) -> NDArray[np.uint8]:
         """The (H, W) label map at an index."""
@@ -58,7 +62,7 @@ class MaskletClip:
 
     def save(self, path: Path) -> None:
         """Write the clip to an `.npz` file."""
-        arrays: dict[str, Any] = {"boxes": self.boxes}
+        arrays: dict[str, Any] = {"boxes": self.boxes, "exact": np.array(self.exact)}
         for key, blobs in (("jpeg", self.jpegs), ("png", self.label_pngs)):
             arrays[key] = np.concatenate(blobs)
             arrays[f"{key}_ends"] = np.cumsum([len(blob) for blob in blobs])
@@ -69,7 +73,8 @@ class MaskletClip:
         """Read a clip that `save` wrote."""
         with np.load(path) as arrays:
             blobs = {key: np.split(arrays[key], arrays[f"{key}_ends"][:-1]) for key in ("jpeg", "png")}
-            return cls(name=path.stem, jpegs=blobs["jpeg"], label_pngs=blobs["png"], boxes=arrays["boxes"])
+            exact = bool(arrays["exact"]) if "exact" in arrays else False
+            return cls(path.stem, blobs["jpeg"], blobs["png"], arrays["boxes"], exact)
 
 
 @dataclass
@@ -113,13 +118,46 @@ def segment_clip(video: Path, teacher: Any, stride: int = 1) -> MaskletClip:
     shape = (0, 0)
     for index, bgr in enumerate(_frames(video, stride)):
         shape = bgr.shape[:2]
-        jpegs.append(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].reshape(-1))
+        jpegs.append(_jpeg(bgr))
         classes, masks = _segment(teacher, bgr)
         live, ended = _link(live, index, classes, masks)
         done += ended
     links = [link for link in done + live if len(link.frames) >= MIN_LENGTH_FRAMES][:MAX_LABEL]
     label_pngs, boxes = _label_maps(links, len(jpegs), (shape[0], shape[1]))
     return MaskletClip(video.stem, jpegs, label_pngs, boxes)
+
+
+def make_scene_clips(seeds: Sequence[int], out_dir: Path, duration_s: float = 4.0) -> None:
+    """Render synthetic scenes into masklet files, because JPEGs are read faster than scenes are drawn.
+
+    Args:
+        seeds: Of the scenes; 0-99 are for evaluation and are refused.
+        out_dir: Where the `.npz` files go; scenes already there are skipped.
+        duration_s: Length of each.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        if seed < FIRST_TRAINING_SEED:
+            raise ValueError(f"scene {seed} is for evaluation; training scenes start at {FIRST_TRAINING_SEED}")
+        target = out_dir / f"scene_{seed:06d}.npz"
+        if not target.exists():
+            render_scene(seed, duration_s).save(target)
+
+
+def render_scene(seed: int, duration_s: float) -> MaskletClip:
+    """Render a synthetic scene with its exact masks; every fourth has a trembling camera."""
+    from flows.demo.scene import Scene
+
+    scene = Scene.random(seed, duration_s=duration_s, shake=seed % 4 == 0)
+    pictures = [scene.render(i) for i in range(scene.frame_count)]
+    labels = [np.where(ids > MAX_LABEL, 0, ids).astype(np.uint8) for _, ids in pictures]
+    pngs, boxes = _encode_labels(labels)
+    jpegs = [_jpeg(np.ascontiguousarray(rgb[..., ::-1])) for rgb, _ in pictures]
+    return MaskletClip(f"scene_{seed:06d}", jpegs, pngs, boxes, exact=True)
+
+
+def _jpeg(bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].reshape(-1), dtype=np.uint8)
 
 
 def _videos(paths: Sequence[Path]) -> Iterator[Path]:
@@ -195,6 +233,11 @@ def _label_maps(
         for frame, packed in zip(link.frames, link.masks, strict=True):
             mask = np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).astype(bool)
             maps[frame][mask & (maps[frame] == 0)] = label
+    return _encode_labels(maps)
+
+
+def _encode_labels(maps: list[NDArray[np.uint8]]) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
+    """Label maps as PNGs, and the table of their boxes."""
     boxes = []
     for frame, labels in enumerate(maps):
         for label in np.unique(labels[labels > 0]):

@@ -14,6 +14,7 @@ Image = NDArray[np.uint8]
 
 # Side of the square that shapes are drawn on before they are warped into the clip.
 SHAPE_PATCH_PX = 96
+SMALLEST_PX = 12.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,15 @@ class Sprite:
         offset = rng.normal(0, 0.15, 2) * size_px
         drift = rng.normal(0, 0.015, 2) * size_px * np.arange(len(self.centres_px))[:, None]
         return replace(self, centres_px=self.centres_px + offset + drift)
+
+
+def draw_height_px(rng: np.random.Generator, size_px: int) -> float:
+    """A height for an object, as many small as large: from a person far away to over half of the frame.
+
+    The smallest is the same at every resolution, so that a 128-px clip is a corner of a 256-px one, not a
+    blurred copy of it, and what is learned on the one holds on the other.
+    """
+    return float(np.exp(rng.uniform(np.log(SMALLEST_PX), np.log(0.6 * size_px))))
 
 
 def texture(rng: np.random.Generator, size_px: int, cells: int) -> Image:
@@ -69,7 +79,7 @@ def shape_sprite(rng: np.random.Generator, size_px: int, frames: int) -> Sprite:
         _draw_part(rng, mask, centre, axes)
         patch[mask > 0, :3] = texture(rng, side, int(rng.integers(2, 8)))[mask > 0]
         patch[mask > 0, 3] = 255
-    tall_px = np.exp(rng.uniform(np.log(14), np.log(130))) * size_px / 256
+    tall_px = draw_height_px(rng, size_px)
     scale = tall_px / (0.7 * side)
     scales = np.array([scale * rng.uniform(0.6, 1.3), scale])
     spin = rng.normal(0, 2.5) if rng.random() < 0.4 else 0.0
@@ -101,7 +111,7 @@ def cutout_sprite(rng: np.random.Generator, source: MaskletClip, size_px: int, f
     height = int(row[5] - row[3])
     if height < 12 or (row[4] - row[2]) * height > 200_000:
         return None
-    tall_px = np.exp(rng.uniform(np.log(12), np.log(120))) * size_px / 256
+    tall_px = draw_height_px(rng, size_px)
     tall_px = min(tall_px, 2.0 * height)
     flip = rng.random() < 0.5
     patches = []

@@ -14,15 +14,20 @@ app = typer.Typer(help="Train the nano models that Sightflow ships.", no_args_is
 
 @app.command()
 def masklets(
-    clips: Annotated[list[Path], typer.Option(help="Videos or folders of videos.")],
-    teacher: Annotated[Path, typer.Option(help="Segmentation model that ultralytics can load.")],
     out: Annotated[Path, typer.Option(help="Folder for the masklet files.")],
-    stride: Annotated[int, typer.Option(help="Use every stride-th frame.")] = 1,
+    clips: Annotated[list[Path] | None, typer.Option(help="Videos or folders of videos.")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="Segmentation model that ultralytics can load.")] = None,
+    stride: Annotated[int, typer.Option(help="Use every stride-th frame of the clips.")] = 1,
+    scenes: Annotated[int, typer.Option(help="Synthetic scenes to render beside them.")] = 0,
 ) -> None:
-    """Segment real clips with a teacher and link the masks over time."""
-    from flows.demo.masklets import make_masklets
+    """Segment real clips with a teacher and link the masks over time; render scenes in the same format."""
+    from flows.demo.masklets import FIRST_TRAINING_SEED, make_masklets, make_scene_clips
 
-    make_masklets(clips, teacher, out, stride)
+    if clips and not teacher:
+        raise typer.BadParameter("real clips need a teacher", param_hint="--teacher")
+    if clips and teacher:
+        make_masklets(clips, teacher, out, stride)
+    make_scene_clips(range(FIRST_TRAINING_SEED, FIRST_TRAINING_SEED + scenes), out)
 
 
 @app.command()

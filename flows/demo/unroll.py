@@ -1,0 +1,229 @@
+"""Unrolling the nano segmenter over batches of clips, with gradients and many objects at once, and its loss.
+
+The model stays in evaluation mode with gradients on, because `SAM2Base` drops what training needs (object scores)
+in training mode and has no layer here that behaves differently.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from flows.demo.clips import Clip
+from flows.demo.nano import set_image_size
+
+# What SAM 2's frame loaders normalise with.
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+# Truth is compared at half the resolution of the frames: a quarter of the cost, and twice as fine as the logits.
+TRUTH_STRIDE = 2
+# More than about 2 makes masks fat, which small objects pay for.
+POSITIVE_WEIGHT = 2.0
+# What SAM 2 writes where an object is hidden (`NO_OBJ_SCORE` in `sam2_base.py`).
+NO_OBJECT_LOGIT = -1024.0
+# Pointer times are normalised by at most 15 frames, so any longer stream is the same to the model.
+STREAM_FRAMES = 10_000
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of a step as tensors; N = clips x objects, clip-major.
+
+    Attributes:
+        images: (B, T, 3, S, S) float32, normalised.
+        truth: (N, T, S/2, S/2) float32 coverage of each pixel by the object.
+        visible: (N, T) float32, 1 where the object is seen.
+        valid: (N, T) float32, 1 where the truth is known.
+        prompts_xyxy: (N, T, 4) float32 jittered boxes.
+    """
+
+    images: torch.Tensor
+    truth: torch.Tensor
+    visible: torch.Tensor
+    valid: torch.Tensor
+    prompts_xyxy: torch.Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__annotations__))
+
+
+def collate(clips: list[Clip], rng: np.random.Generator) -> Batch:
+    """Make a batch of clips of the same size, with prompts jittered like a detector's boxes."""
+    images = normalise(np.stack([clip.frames for clip in clips]))
+    masks = torch.from_numpy(np.concatenate([clip.masks for clip in clips])).float()
+    boxes = np.concatenate([clip.boxes_xyxy for clip in clips])
+    return Batch(
+        images=images,
+        truth=F.avg_pool2d(masks, TRUTH_STRIDE),
+        visible=torch.from_numpy(np.concatenate([clip.visible for clip in clips])).float(),
+        valid=torch.from_numpy(np.concatenate([clip.valid for clip in clips])).float(),
+        prompts_xyxy=torch.from_numpy(jitter_boxes(rng, boxes)),
+    )
+
+
+def inference_batch(frames: NDArray[np.uint8], boxes_xyxy: NDArray[np.floating[Any]]) -> Batch:
+    """A batch without truth: (T, S, S, 3) RGB frames with (K, 4) boxes prompted on the first."""
+    objects, count, half = len(boxes_xyxy), len(frames), frames.shape[1] // TRUTH_STRIDE
+    seen = torch.ones(objects, count)
+    prompts = torch.from_numpy(boxes_xyxy).float()[:, None].repeat(1, count, 1)
+    return Batch(normalise(frames[None]), torch.zeros(objects, count, half, half), seen, seen, prompts)
+
+
+def normalise(frames: NDArray[np.uint8]) -> torch.Tensor:
+    """(..., H, W, 3) uint8 RGB to (..., 3, H, W) float32 as SAM 2's frame loaders make it."""
+    mean, std = torch.tensor(IMAGE_MEAN).view(3, 1, 1), torch.tensor(IMAGE_STD).view(3, 1, 1)
+    return (torch.from_numpy(frames).movedim(-1, -3).float() / 255 - mean) / std
+
+
+def jitter_boxes(rng: np.random.Generator, boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Shift every side of (..., 4) boxes by about 5 % of the box's width or height, and half a pixel."""
+    sides = np.concatenate([boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]] * 2, axis=-1)
+    noise = np.clip(rng.normal(0, 1, boxes_xyxy.shape), -2, 2)
+    return np.asarray(boxes_xyxy + noise * (0.05 * sides + 0.5), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """What the model said over a clip.
+
+    Attributes:
+        logits: (N, T, S/4, S/4) mask logits, before hidden objects are blanked.
+        scores: (N, T) object score logits.
+    """
+
+    logits: torch.Tensor
+    scores: torch.Tensor
+
+
+class Unroller:
+    """Runs the model over clips as the video predictor would, with gradients and many objects at once.
+
+    Args:
+        model: What `build_nano` made. Its `image_size` follows the batches.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        # The blanking of hidden objects is done here, by the truth or by the model's own score.
+        model.pred_obj_scores = False
+
+    def __call__(
+        self, batch: Batch, own_scores: bool, correct_at: int | None = None, prompt_age_frames: int = 0
+    ) -> Unrolled:
+        """Unroll over a batch.
+
+        Args:
+            batch: The clips.
+            own_scores: Whether the model's own score decides if an object is hidden.
+            correct_at: A frame where visible objects are prompted a second time, or None.
+            prompt_age_frames: How much older than it is the prompt appears from the fourth frame on, so that the
+                prompt's pointer keeps its meaning over long streams.
+        """
+        model = self._model
+        clips, frames = batch.images.shape[:2]
+        set_image_size(model, batch.images.shape[-1])
+        features, positions, sizes = self._encode(batch.images)
+        objects = len(batch.truth) // clips
+        memory: dict[str, dict[int, Any]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
+        logits, scores = [], []
+        for t in range(frames):
+            rows = (torch.arange(clips, device=batch.images.device) * frames + t).repeat_interleave(objects)
+            here = ([f[:, rows] for f in features], [p[:, rows] for p in positions], sizes)
+            prompt = _box_prompt(batch.prompts_xyxy[:, t])
+            if t == 4 and prompt_age_frames:
+                memory["cond_frame_outputs"] = {-prompt_age_frames: memory["cond_frame_outputs"][0]}
+            out = self._step(t, here, prompt if t == 0 else None, memory, None)
+            if t == correct_at and t > 0:
+                out = self._step(t, here, _only(prompt, batch.visible[:, t]), memory, out)
+            logits.append(out["pred_masks"][:, 0])
+            scores.append(out["object_score_logits"][:, 0])
+            if t + 1 < frames:
+                present = out["object_score_logits"] > 0 if own_scores else batch.visible[:, t, None] > 0
+                key = "cond_frame_outputs" if t == 0 else "non_cond_frame_outputs"
+                memory[key][t] = self._remember(here, out, present)
+        return Unrolled(torch.stack(logits, 1), torch.stack(scores, 1))
+
+    def _encode(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor], list[Any]]:
+        out = self._model.forward_image(images.flatten(0, 1))
+        _, features, positions, sizes = self._model._prepare_backbone_features(out)
+        return features, positions, sizes
+
+    def _step(
+        self, t: int, here: Any, prompt: dict[str, torch.Tensor] | None, memory: Any, before: Any
+    ) -> dict[str, Any]:
+        features, positions, sizes = here
+        hint = None if before is None else before["pred_masks"].detach().clamp(-32, 32)
+        out, heads, _, _ = self._model._track_step(
+            t, t == 0, features, positions, sizes, prompt, None, memory, STREAM_FRAMES, False, hint
+        )
+        _, _, _, low, high, pointer, score = heads
+        out.update(pred_masks=low, high=high, obj_ptr=pointer, object_score_logits=score)
+        return dict(out)
+
+    def _remember(self, here: Any, out: dict[str, Any], present: torch.Tensor) -> dict[str, Any]:
+        """What `track_step` stores of a frame, with `present` (N, 1) in the place of the model's own decision."""
+        model = self._model
+        features, _, sizes = here
+        shown = present.float()
+        # Without gradient: through the masks it is long, noisy and costs a third of the backward pass.
+        masks = torch.where(present[..., None, None], out["high"].detach(), NO_OBJECT_LOGIT)
+        spatial, positions = model._encode_new_memory(
+            features, sizes, masks, shown - 0.5, out["point_inputs"] is not None
+        )
+        pointer = shown * out["obj_ptr"] + (1 - shown) * model.no_obj_ptr
+        return {"maskmem_features": spatial, "maskmem_pos_enc": positions, "obj_ptr": pointer}
+
+
+def _box_prompt(boxes_xyxy: torch.Tensor) -> dict[str, torch.Tensor]:
+    """(N, 4) boxes as SAM 2's two labelled corner points."""
+    labels = torch.tensor([[2, 3]], dtype=torch.int32, device=boxes_xyxy.device)
+    return {"point_coords": boxes_xyxy.reshape(-1, 2, 2), "point_labels": labels.repeat(len(boxes_xyxy), 1)}
+
+
+def _only(prompt: dict[str, torch.Tensor], visible: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The prompt where the object is visible, padding points elsewhere."""
+    labels = torch.where(visible[:, None] > 0, prompt["point_labels"], -1)
+    return {"point_coords": prompt["point_coords"], "point_labels": labels}
+
+
+def losses(said: Unrolled, batch: Batch) -> dict[str, torch.Tensor]:
+    """The parts of the loss: `bce`, `dice` (where visible) and `score` (where the truth is known)."""
+    logits = F.interpolate(said.logits.float(), size=batch.truth.shape[-2:], mode="bilinear", align_corners=False)
+    truth = batch.truth
+    area = truth.sum((2, 3))
+    pixels = truth.shape[-1] * truth.shape[-2]
+    where = batch.visible * batch.valid
+    count = where.sum().clamp(min=1)
+    raw = F.binary_cross_entropy_with_logits(
+        logits, truth, pos_weight=torch.tensor(POSITIVE_WEIGHT, device=truth.device), reduction="none"
+    ).sum((2, 3))
+    # Normalised by the object's size, not the frame's, so that small objects weigh as much as large ones.
+    bce = raw / (POSITIVE_WEIGHT * area + 0.05 * pixels)
+    chance = logits.sigmoid()
+    dice = 1 - (2 * (chance * truth).sum((2, 3)) + 1) / (chance.sum((2, 3)) + area + 1)
+    score = F.binary_cross_entropy_with_logits(said.scores.float(), batch.visible, reduction="none")
+    return {
+        "bce": (bce * where).sum() / count,
+        "dice": (dice * where).sum() / count,
+        "score": (score * batch.valid).sum() / batch.valid.sum().clamp(min=1),
+    }
+
+
+def total_loss(parts: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The weighted sum that is minimised."""
+    return parts["bce"] + parts["dice"] + 0.2 * parts["score"]
+
+
+def mask_iou(said: Unrolled, batch: Batch) -> torch.Tensor:
+    """(N, T) IoU of predicted masks with the truth; NaN where the object is hidden or the truth unknown."""
+    logits = F.interpolate(said.logits.float(), size=batch.truth.shape[-2:], mode="bilinear", align_corners=False)
+    predicted, truth = logits > 0, batch.truth > 0.5
+    union = (predicted | truth).sum((2, 3)).clamp(min=1)
+    iou = (predicted & truth).sum((2, 3)) / union
+    return torch.where(batch.visible * batch.valid > 0, iou, torch.nan)
