@@ -23,7 +23,11 @@ def command(store_url: str, port: int) -> list[str]:
     argv = [sys.executable, "-m", "streamlit", "run", str(Path(__file__).parent / "main.py")]
     argv += [f"--server.port={port}", "--browser.gatherUsageStats=false", "--client.toolbarMode=viewer"]
     # Nobody edits the pages while they run, and watching every imported file costs a core at the start.
-    argv += ["--server.fileWatcherType=none"]
+    argv += ["--server.fileWatcherType=none", "--theme.light.primaryColor=#0072B2"]
+    argv += ["--theme.dark.primaryColor=#56B4E9"]
+    if "STREAMLIT_SERVER_ADDRESS" not in os.environ:
+        # Anyone who reaches the port sees everything, so reaching it from elsewhere is a decision.
+        argv += ["--server.address=localhost"]
     if not sys.stdout.isatty():
         argv += ["--server.headless=true"]
     if os.environ.get(STORE_VARIABLE) != store_url:

@@ -15,6 +15,7 @@ import streamlit as st
 from dashboard import STORE_VARIABLE
 from flows.config import Settings
 from flows.errors import SchemaVersionError, SightflowError, StoreError
+from flows.reports import run_report
 from flows.store import Store, open_store
 
 FRESH_S = 15
@@ -55,6 +56,23 @@ def rows(sql: str, parameters: dict[str, Any] | None = None) -> pd.DataFrame:
     return _asked(store_url(), sql, parameters or {})
 
 
+@st.cache_data(ttl=FRESH_S, show_spinner=False, max_entries=500)
+def _reported(url: str, name: str, parameters: dict[str, Any]) -> pd.DataFrame:
+    del url
+    return run_report(_store(), name, **parameters).to_pandas()
+
+
+def report(name: str, **parameters: Any) -> pd.DataFrame:
+    """A report of `flows.reports`; at most `FRESH_S` seconds old."""
+    return _reported(store_url(), name, parameters)
+
+
+def forget() -> None:
+    """Empty the caches: the next question goes to the store."""
+    for cache in (_opened, _asked, _reported):
+        cache.clear()
+
+
 def filled_store() -> None:
     """Stop with the page that says what to do, where no video has been planned yet."""
     if rows("select count(*) as n from chunks")["n"].iloc[0] == 0:
@@ -86,4 +104,5 @@ def _explain(title: str, error: SightflowError, what: str) -> None:
         "sightflow dashboard --store FOLDER_OR_POSTGRESQL_URL\nsightflow run VIDEO.mp4 --store FOLDER", language="bash"
     )
     if st.button("Try again", icon=":material/refresh:"):
+        forget()
         st.rerun()

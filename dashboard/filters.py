@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -36,7 +36,7 @@ class Selection:
             conditions.append("source_id = $source_id")
             parameters["source_id"] = self.source_id
         if self.t0 is not None and self.t1 is not None:
-            conditions.append(f"{last} >= $t0_s and {first} <= $t1_s")
+            conditions.append(f"{last} >= $t0_s and {first} < $t1_s")
             parameters |= {"t0_s": self.t0.timestamp(), "t1_s": self.t1.timestamp()}
         if classes and self.class_names:
             names = {f"class_{i}": name for i, name in enumerate(self.class_names)}
@@ -53,7 +53,7 @@ def selection() -> Selection:
 
 def filter_bar() -> None:
     """Draw the filter bar in the sidebar."""
-    sources = rows("select distinct source_id from videos order by source_id")["source_id"].tolist()
+    sources = rows("select distinct source_id from chunks order by source_id")["source_id"].tolist()
     with st.sidebar:
         st.subheader("Filter")
         choice = st.selectbox("Source", [ALL, *sources], key="source", bind="query-params")
@@ -72,13 +72,13 @@ def _time_range(source_id: str | None) -> tuple[datetime | None, datetime | None
         return None, None
     low = span["t0"].iloc[0].floor("s").to_pydatetime().replace(tzinfo=None)
     high = (span["t1"].iloc[0].ceil("s") + timedelta(seconds=1)).to_pydatetime().replace(tzinfo=None)
-    step = timedelta(minutes=1) if high - low > timedelta(days=1) else timedelta(seconds=1)
-    begin, end = st.slider(
-        "Time (UTC)", low, high, (low, high), step, "YYYY-MM-DD HH:mm:ss", key="time", bind="query-params"
-    )
+    long = high - low > timedelta(days=1)
+    step, written = (timedelta(minutes=1), "MM-DD HH:mm") if long else (timedelta(seconds=1), "HH:mm:ss")
+    begin, end = st.slider("Time (UTC)", low, high, (low, high), step, written, key="time", bind="query-params")
+    st.caption(f"{begin:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S}")
     if low.year == 1970:
         st.caption("No start time is known for some videos: they count from 1970-01-01 00:00 (see `--start-time`).")
     if (begin, end) == (low, high):
         return None, None
-    utc = pd.Timestamp(0, tz="UTC").tzinfo
-    return begin.replace(tzinfo=utc), end.replace(tzinfo=utc)
+    # A report's interval is never empty.
+    return begin.replace(tzinfo=UTC), max(end, begin + step).replace(tzinfo=UTC)

@@ -7,7 +7,13 @@ import streamlit as st
 from dashboard.data import explained, filled_store
 from dashboard.filters import filter_bar
 
-st.set_page_config(page_title="Sightflow", page_icon=":material/route:", layout="wide")
+# Drawn here: Streamlit fetches the icon of a `:material/…:` name from another host.
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" fill="none" stroke-width="4">'
+    '<path d="M4 24c8 0 4-16 12-16s4 16 12 16" stroke="#0072B2"/><circle cx="28" cy="24" r="4" fill="#E69F00"/></svg>'
+)
+
+st.set_page_config(page_title="Sightflow", page_icon=ICON, layout="wide")
 page = st.navigation(
     [
         st.Page("views/overview.py", title="Overview", icon=":material/dashboard:", default=True),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -17,6 +18,7 @@ STATE_COLOURS = {"detected": "#0072B2", "propagated": "#56B4E9", "interpolated":
 
 BINS_S = (1, 5, 15, 60, 300, 900, 3600, 6 * 3600, 86400, 7 * 86400)
 PLOT_WIDTH_PX = 760
+WHEN = "YYYY-MM-DD HH:mm:ss"
 
 
 def class_colours(class_names: Sequence[str]) -> alt.Scale:
@@ -32,7 +34,7 @@ def bin_seconds(span_s: float, at_most: int = 60) -> int:
 
 def table(frame: pd.DataFrame, name: str, columns: dict[str, Any] | None = None, **options: Any) -> Any:
     """A table with a CSV download under it; the download keeps the column names of the store."""
-    shown = st.dataframe(frame, hide_index=True, column_config=columns, key=f"table-{name}", **options)
+    shown = st.dataframe(frame, hide_index=True, placeholder="–", column_config=columns, key=f"table-{name}", **options)
     st.download_button(
         f"Download {name}.csv",
         frame.to_csv(index=False).encode(),
@@ -53,19 +55,35 @@ def bars_over_time(frame: pd.DataFrame, bin_s: int, colour: alt.Color, title: st
         alt.Chart(frame)
         .mark_bar(binSpacing=1)
         .encode(
-            x=alt.X("at:T", title="Time (UTC)", scale=alt.Scale(type="utc")),
+            x=alt.X("at:T", title="Time (UTC)", scale=alt.Scale(type="utc"), bin="binned"),
             x2="until:T",
-            y=alt.Y("n:Q", title=title, axis=alt.Axis(tickMinStep=1)),
+            y=alt.Y("n:Q", title=title, stack="zero", axis=alt.Axis(tickMinStep=1)),
             color=colour,
-            tooltip=[alt.Tooltip("at:T", title="From (UTC)", format="%Y-%m-%d %H:%M:%S"), *_names(colour), "n:Q"],
+            tooltip=[alt.Tooltip("at:T", title="From (UTC)", format="%Y-%m-%d %H:%M:%S"), str(colour.shorthand), "n:Q"],
         )
         .properties(height=260)
     )
     st.altair_chart(chart, alt=title)
 
 
-def _names(colour: alt.Color) -> list[str]:
-    return [str(colour.shorthand)]
+def histogram(frame: pd.DataFrame, column: str, colours: alt.Scale, title: str, count: str) -> alt.Chart:
+    """Stacked histogram of a column by class; binned here, so that the browser gets bins and not rows."""
+    edges = np.histogram_bin_edges(frame[column], bins=min(25, max(5, len(frame) // 4)))
+    place = np.clip(np.digitize(frame[column], edges) - 1, 0, len(edges) - 2)
+    bins = pd.DataFrame({"low": edges[place], "high": edges[place + 1], "class_name": frame["class_name"]})
+    bins = bins.groupby(["low", "high", "class_name"], as_index=False).size()
+    return (
+        alt.Chart(bins)
+        .mark_bar()
+        .encode(
+            x=alt.X("low:Q", bin="binned", title=title),
+            x2="high:Q",
+            y=alt.Y("size:Q", stack="zero", title=count, axis=alt.Axis(tickMinStep=1)),
+            color=alt.Color("class_name:N", title="Class", scale=colours, legend=alt.Legend(orient="top")),
+            tooltip=["class_name:N", alt.Tooltip("size:Q", title=count)],
+        )
+        .properties(height=240)
+    )
 
 
 def plane(

@@ -1,13 +1,14 @@
-"""What the pages ask the store, in the SQL both stores share. Each takes the filter bar's selection."""
+"""What the pages ask the store: the named reports, and SELECTs in the SQL both stores share where there is none."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
-from dashboard.data import rows
+from dashboard.data import report, rows
 from dashboard.filters import Selection
 
 T0_S, T1_S, TS_S = "extract(epoch from t0)", "extract(epoch from t1)", "extract(epoch from ts)"
@@ -43,39 +44,34 @@ def videos(selection: Selection) -> pd.DataFrame:
 
 
 def tracks(selection: Selection) -> pd.DataFrame:
-    """Tracks by begin."""
-    where, parameters = selection.where(T0_S, T1_S)
-    return rows(f"select * from tracks where {where} order by t0, track_id", parameters)
+    """Tracks in view during the selection, by begin."""
+    return _of_classes(selection, report("tracks", **_report_filters(selection)))
 
 
 def objects_by_class(selection: Selection) -> pd.DataFrame:
-    """Per class: tracks, their total and median duration in seconds."""
-    where, parameters = selection.where(T0_S, T1_S)
-    return rows(
-        "select class_name, count(*) as n, sum(duration_s) as total_s, "
-        "percentile_cont(0.5) within group (order by duration_s) as median_s "
-        f"from tracks where {where} group by class_name order by n desc, class_name",
-        parameters,
-    )
+    """Per class: tracks, observations, total_s, first_seen, last_seen."""
+    return _of_classes(selection, report("counts", **_report_filters(selection)))
 
 
-def span_s(selection: Selection) -> float:
-    """Length of time the selection's tracks spread over, in seconds."""
-    where, parameters = selection.where(T0_S, T1_S)
-    found = rows(f"select max({T1_S}) - min({T0_S}) as span from tracks where {where}", parameters)["span"].iloc[0]
-    return 0.0 if pd.isna(found) else float(found)
+def new_objects(selection: Selection, bin_seconds: int) -> pd.DataFrame:
+    """Tracks begun per time bin and class: bin_start, class_name, tracks."""
+    return _of_classes(selection, report("counts_by_hour", bin_seconds=bin_seconds, **_report_filters(selection)))
 
 
-def counts_over_time(selection: Selection, table: str, column: str, by: str, bin_s: int) -> pd.DataFrame:
-    """Rows of `table` per bin of `column` and `by`: at (begin of the bin), `by`, n."""
-    seconds = f"extract(epoch from {column})"
-    where, parameters = selection.where(seconds, seconds)
-    frame = rows(
-        f"select cast(floor({seconds} / $bin_s) as bigint) as bin, {by}, count(*) as n "
-        f"from {table} where {where} group by 1, {by} order by 1, {by}",
-        {**parameters, "bin_s": bin_s},
-    )
-    return frame.assign(at=pd.to_datetime(frame["bin"] * bin_s, unit="s", utc=True))
+def observations_by_state(selection: Selection) -> pd.DataFrame:
+    """Observations per class and state, and the state's share of its class."""
+    return _of_classes(selection, report("quality", **_report_filters(selection)))
+
+
+def _report_filters(selection: Selection) -> dict[str, Any]:
+    return {"source": selection.source_id, "t0": selection.t0, "t1": selection.t1}
+
+
+def _of_classes(selection: Selection, frame: pd.DataFrame) -> pd.DataFrame:
+    # Reports take one class; the filter bar may name several.
+    if not selection.class_names:
+        return frame
+    return frame[frame["class_name"].isin(selection.class_names)].reset_index(drop=True)
 
 
 def paths(selection: Selection, unit: str, track_ids: Sequence[str] = ()) -> pd.DataFrame:
@@ -128,7 +124,8 @@ def track_links(source_id: str, track_id: str) -> pd.DataFrame:
     return rows(
         "select t.t0, t.t1, t.class_name, k.reason, k.score, t.n_observations, t.n_detected, t.n_bridged, "
         "t.tracklet_id from track_links k "
-        "join tracklets t on t.tracklet_id = k.tracklet_id and t.source_id = k.source_id where k.source_id = $source_id and k.track_id = $track_id and k.version = "
+        "join tracklets t on t.tracklet_id = k.tracklet_id and t.source_id = k.source_id "
+        "where k.source_id = $source_id and k.track_id = $track_id and k.version = "
         "(select max(version) from track_links where source_id = $source_id) order by t.t0",
         {"source_id": source_id, "track_id": track_id},
     )
@@ -155,16 +152,6 @@ def events(selection: Selection) -> pd.DataFrame:
     """Events by time."""
     where, parameters = selection.where(TS_S, f"{TS_S} + coalesce(duration_s, 0)")
     return rows(f"select * from events where {where} order by ts, event_id", parameters)
-
-
-def observations_by_state(selection: Selection) -> pd.DataFrame:
-    """Observations per class and state."""
-    where, parameters = selection.where(TS_S, TS_S)
-    return rows(
-        "select class_name, state, count(*) as n, avg(confidence) as mean_confidence "
-        f"from track_observations where {where} group by class_name, state order by class_name, state",
-        parameters,
-    )
 
 
 def links_by_reason(selection: Selection) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import streamlit as st
 
 from dashboard import queries
 from dashboard.filters import selection
-from dashboard.parts import bars_over_time, bin_seconds, class_colours, table
+from dashboard.parts import WHEN, bars_over_time, bin_seconds, class_colours, table
 
 chosen = selection()
 st.title("Overview")
@@ -18,7 +18,7 @@ done_s = float(ledger.loc[ledger["state"] == "done", "video_s"].sum())
 objects = queries.objects_by_class(chosen)
 boxes = st.columns(4)
 boxes[0].metric("Video processed", f"{done_s / 3600:.2f} h" if done_s >= 360 else f"{done_s:.0f} s", border=True)
-boxes[1].metric("Objects tracked", f"{int(objects['n'].sum()):,}", border=True)
+boxes[1].metric("Objects tracked", f"{int(objects['tracks'].sum()):,}", border=True)
 boxes[2].metric("Chunks done", f"{(ledger['state'] == 'done').sum()} of {len(ledger)}", border=True)
 boxes[3].metric("Chunks failed", f"{(ledger['state'] == 'failed').sum()}", border=True)
 if (ledger["state"] == "failed").any():
@@ -38,27 +38,30 @@ with left:
         alt.Chart(objects)
         .mark_bar()
         .encode(
-            x=alt.X("n:Q", title="Tracks", axis=alt.Axis(tickMinStep=1)),
+            x=alt.X("tracks:Q", title="Tracks", axis=alt.Axis(tickMinStep=1)),
             y=alt.Y("class_name:N", title=None, sort="-x"),
             color=alt.Color("class_name:N", scale=colours, legend=None),
         )
     )
-    st.altair_chart(bars.properties(height=max(80, 44 * len(objects))), alt="Tracks per class")
+    st.altair_chart(bars.properties(height=alt.Step(36)), alt="Tracks per class")
 with right:
     st.subheader("New objects over time")
-    bin_s = bin_seconds(queries.span_s(chosen))
-    counts = queries.counts_over_time(chosen, "tracks", "t0", "class_name", bin_s)
+    bin_s = bin_seconds((objects["last_seen"].max() - objects["first_seen"].min()).total_seconds())
+    counts = queries.new_objects(chosen, bin_s).rename(columns={"bin_start": "at", "tracks": "n"})
     colour = alt.Color("class_name:N", title="Class", scale=colours, legend=alt.Legend(orient="top"))
     bars_over_time(counts, bin_s, colour, f"Tracks begun per {bin_s} s")
 
 table(
-    objects,
+    objects.assign(mean_s=objects["total_s"] / objects["tracks"]),
     "objects-per-class",
     {
         "class_name": "Class",
-        "n": st.column_config.NumberColumn("Tracks"),
+        "tracks": "Tracks",
+        "observations": "Observations",
         "total_s": st.column_config.NumberColumn("Time in view, total (s)", format="%.1f"),
-        "median_s": st.column_config.NumberColumn("Time in view, median (s)", format="%.1f"),
+        "mean_s": st.column_config.NumberColumn("Time in view, mean (s)", format="%.1f"),
+        "first_seen": st.column_config.DatetimeColumn("First seen (UTC)", timezone="UTC", format=WHEN),
+        "last_seen": st.column_config.DatetimeColumn("Last seen (UTC)", timezone="UTC", format=WHEN),
     },
 )
 st.subheader("Videos")
@@ -68,7 +71,7 @@ table(
     {
         "source_id": "Source",
         "uri": "Video",
-        "start_time": st.column_config.DatetimeColumn("Begins (UTC)", timezone="UTC"),
+        "start_time": st.column_config.DatetimeColumn("Begins (UTC)", timezone="UTC", format=WHEN),
         "duration_s": st.column_config.NumberColumn("Duration (s)", format="%.1f"),
         "width_px": "Width (px)",
         "height_px": "Height (px)",

@@ -7,19 +7,19 @@ import streamlit as st
 
 from dashboard import queries
 from dashboard.filters import selection
-from dashboard.parts import STATE_COLOURS, class_colours, table
+from dashboard.parts import STATE_COLOURS, WHEN, class_colours, histogram, table
 
 chosen = selection()
 st.title("Quality")
 states = queries.observations_by_state(chosen)
 ledger = queries.chunks(chosen)
 tracks = queries.tracks(chosen)
-total = int(states["n"].sum())
+total = int(states["observations"].sum())
 
 
 def share(*names: str) -> str:
     """Percentage of observations in these states."""
-    return f"{100 * states.loc[states['state'].isin(names), 'n'].sum() / total:.1f} %" if total else "–"
+    return f"{100 * states.loc[states['state'].isin(names), 'observations'].sum() / total:.1f} %" if total else "–"
 
 
 boxes = st.columns(4)
@@ -28,7 +28,7 @@ boxes[1].metric("Detected or propagated", share("detected", "propagated"), borde
 boxes[2].metric("Inferred", share("bridged", "interpolated"), border=True, help="Bridged or interpolated")
 boxes[3].metric("Failed chunks", int((ledger["state"] == "failed").sum()), border=True)
 
-if total:
+if total and len(tracks):
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("How observations are known")
@@ -37,36 +37,29 @@ if total:
             alt.Chart(states)
             .mark_bar()
             .encode(
-                x=alt.X("n:Q", stack="normalize", title="Share of observations", axis=alt.Axis(format="%")),
+                x=alt.X("observations:Q", stack="normalize", title="Share of observations", axis=alt.Axis(format="%")),
                 y=alt.Y("class_name:N", title=None),
-                color=alt.Color("state:N", title=None, scale=scale, legend=alt.Legend(orient="top")),
+                color=alt.Color("state:N", title=None, scale=scale, legend=alt.Legend(orient="top", columns=2)),
                 order=alt.Order("rank:Q"),
-                tooltip=["class_name:N", "state:N", "n:Q"],
+                tooltip=["class_name:N", "state:N", "observations:Q"],
             )
         )
         ranked = states.assign(rank=states["state"].map(list(STATE_COLOURS).index))
-        height = max(90, 44 * states["class_name"].nunique())
-        st.altair_chart(bars.properties(data=ranked, height=height), alt="Share of observations by state and class")
+        st.altair_chart(
+            bars.properties(data=ranked, height=alt.Step(36)), alt="Share of observations by state and class"
+        )
     with right:
         st.subheader("Length of tracks")
-        lengths = (
-            alt.Chart(tracks)
-            .mark_bar()
-            .encode(
-                x=alt.X("duration_s:Q", bin=alt.Bin(maxbins=25), title="Duration (s)"),
-                y=alt.Y("count()", title="Tracks", axis=alt.Axis(tickMinStep=1)),
-                color=alt.Color("class_name:N", title=None, scale=class_colours(queries.class_names())),
-            )
-        )
-        st.altair_chart(lengths.properties(height=220), alt="Histogram of track durations")
+        lengths = histogram(tracks, "duration_s", class_colours(queries.class_names()), "Duration (s)", "Tracks")
+        st.altair_chart(lengths, alt="Histogram of track durations")
     table(
         states,
         "observations-by-state",
         {
             "class_name": "Class",
             "state": "State",
-            "n": "Observations",
-            "mean_confidence": st.column_config.NumberColumn("Mean confidence", format="%.2f"),
+            "observations": "Observations",
+            "share": st.column_config.NumberColumn("Share of its class", format="percent"),
         },
     )
 
@@ -113,7 +106,7 @@ table(
         "frames": "Frames",
         "rows": "Rows",
         "attempts": "Attempts",
-        "updated_at": st.column_config.DatetimeColumn("Updated (UTC)", timezone="UTC"),
+        "updated_at": st.column_config.DatetimeColumn("Updated (UTC)", timezone="UTC", format=WHEN),
     },
     column_order=["state", "error", "source_id", "uri", "index", "video_s", "frames", "rows", "attempts", "updated_at"],
 )

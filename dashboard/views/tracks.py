@@ -23,7 +23,7 @@ least_s = st.number_input("Shortest track (s)", 0.0, step=0.5, key="least_s", bi
 found = found[found["duration_s"] >= least_s]
 found = found.assign(detected_share=100 * found["n_detected"] / found["n_observations"])
 st.caption(f"{len(found):,} tracks" + (f", the first {SHOWN:,} shown" if len(found) > SHOWN else ""))
-order = ["class_name", "t0", "duration_s", "n_observations", "detected_share", "n_bridged", "n_tracklets", "source_id"]
+order = ["class_name", "t0", "duration_s", "n_observations", "detected_share", "n_bridged", "source_id"]
 picked = table(
     found.head(SHOWN),
     "tracks",
@@ -34,14 +34,12 @@ picked = table(
         "n_observations": "Observations",
         "detected_share": st.column_config.ProgressColumn("Detected (%)", format="%.0f", min_value=0, max_value=100),
         "n_bridged": "Bridged",
-        "n_tracklets": "Tracklets",
         "source_id": "Source",
         "track_id": "Track",
     },
     column_order=[*order, "track_id"],
     on_select="rerun",
     selection_mode="single-row",
-    height=280,
 )
 if picked.selection.rows:
     st.query_params["track"] = str(found["track_id"].iloc[picked.selection.rows[0]])
@@ -77,12 +75,13 @@ def draw_paths(source: str) -> None:
 def draw_detail(source: str, of_track: pd.Series) -> None:
     """One track: how each of its observations is known, and what it was stitched from."""
     seen = queries.track_observations(source, str(of_track["track_id"]))
+    links = queries.track_links(source, str(of_track["track_id"]))
     inferred = seen["state"].isin(["bridged", "interpolated"]).mean()
     boxes = st.columns(4)
     boxes[0].metric("Class", str(of_track["class_name"]), border=True)
     boxes[1].metric("Duration", f"{of_track['duration_s']:.2f} s", border=True)
     boxes[2].metric("Inferred", f"{100 * inferred:.0f} %", border=True, help="Bridged or interpolated observations")
-    boxes[3].metric("Tracklets", int(of_track["n_tracklets"]), border=True)
+    boxes[3].metric("Tracklets", len(links), border=True)
     seen = seen.assign(second=seen["s"] - seen["s"].iloc[0])
     states = alt.Scale(domain=list(STATE_COLOURS), range=list(STATE_COLOURS.values()))
     strip = (
@@ -102,7 +101,7 @@ def draw_detail(source: str, of_track: pd.Series) -> None:
     )
     st.altair_chart(strip.properties(height=150), alt="How each observation of the track is known, over time")
     table(
-        queries.track_links(source, str(of_track["track_id"])),
+        links,
         "tracklets",
         {
             "t0": st.column_config.DatetimeColumn("Begins (UTC)", timezone="UTC", format="HH:mm:ss.SSS"),

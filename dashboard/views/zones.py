@@ -8,13 +8,14 @@ import streamlit as st
 
 from dashboard import queries
 from dashboard.filters import selection
-from dashboard.parts import PALETTE, bars_over_time, bin_seconds, class_colours, plane, table
+from dashboard.parts import PALETTE, bars_over_time, bin_seconds, class_colours, histogram, plane, table
 
 chosen = selection()
 st.title("Zones & lines")
 if queries.zone_count(chosen) == 0:
     st.info("No zones or lines are known for this selection.", icon=":material/fence:")
     st.markdown("Describe them in a file, then compute events from what is stored already; no video is touched:")
+    st.code("sightflow zones SOURCE zones.yaml", language="bash")
     st.code(
         "zones:\n"
         "  - {name: entrance, kind: zone, points: [[40, 300], [220, 300], [220, 460], [40, 460]]}\n"
@@ -61,16 +62,8 @@ def show_visits() -> None:
                 "dwell_total_s": st.column_config.NumberColumn("Dwell, total (s)", format="%.1f"),
             },
         )
-    histogram = (
-        alt.Chart(visits)
-        .mark_bar()
-        .encode(
-            x=alt.X("duration_s:Q", bin=alt.Bin(maxbins=20), title="Dwell (s)"),
-            y=alt.Y("count()", title="Visits", axis=alt.Axis(tickMinStep=1)),
-            color=alt.Color("class_name:N", title="Class", scale=colours, legend=alt.Legend(orient="top")),
-        )
-    )
-    right.altair_chart(histogram.properties(height=240), alt="Histogram of dwell")
+    with right:
+        st.altair_chart(histogram(visits, "duration_s", colours, "Dwell (s)", "Visits"), alt="Histogram of dwell")
 
 
 def show_crossings() -> None:
@@ -128,7 +121,6 @@ if len(found):
             "source_id",
             "track_id",
         ],
-        height=280,
     )
 st.subheader("Where they lie")
 if chosen.source_id is None and found["source_id"].nunique() != 1:

@@ -5,7 +5,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import dashboard
-from dashboard.data import _asked, _opened
+from dashboard.data import forget
 from flows.store import open_store
 from tests.dashboard.filled import ERROR, fill
 
@@ -24,8 +24,7 @@ def filled_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(autouse=True)
 def _fresh_caches():
-    _asked.clear()
-    _opened.clear()
+    forget()
 
 
 def _open(monkeypatch: pytest.MonkeyPatch, store_url: str, page: str = "overview", **query: Any) -> AppTest:
