@@ -94,12 +94,14 @@ def _complete(url: str, part: Path, size_bytes: int) -> None:
         raise ModelError(
             f"{part.parent}: {missing / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free (disk is full)"
         )
-    fruitless = 0
+    fruitless, most = 0, _size(part)
     with _progress() as progress:
-        task = progress.add_task(part.stem, total=size_bytes, completed=_size(part))
-        while (had := _size(part)) < size_bytes:
+        task = progress.add_task(part.stem, total=size_bytes, completed=most)
+        while _size(part) < size_bytes:
             problem = _append(url, part, size_bytes, lambda done: progress.update(task, completed=done))
-            fruitless = 0 if _size(part) > had else fruitless + 1
+            # Against the most there ever was: a server without ranges that drops every connection must not go on for ever.
+            fruitless = 0 if _size(part) > most else fruitless + 1
+            most = max(most, _size(part))
             if fruitless == FRUITLESS_ATTEMPTS:
                 raise ModelError(f"cannot fetch {url}: {problem}")
             time.sleep(0.2 * fruitless)

@@ -112,6 +112,13 @@ def test_a_connection_that_brings_nothing_is_given_up_and_keeps_the_part(tmp_pat
     assert not (tmp_path / "file.pt").exists()
 
 
+def test_a_server_without_ranges_that_drops_every_connection_is_given_up(tmp_path: Path) -> None:
+    site = Site(honours_range=False, drop_after=[1_000_000, 900_000, 2_000_000] + [1_000_000] * 9)
+    with serve(site), pytest.raises(ModelError, match="connection ended"):
+        fetch(site.url, tmp_path / "file.pt", len(CONTENT), SHA256)
+    assert len(site.ranges) == 6
+
+
 def test_a_part_of_another_file_is_fetched_again_from_nothing(tmp_path: Path) -> None:
     (tmp_path / "file.pt.part").write_bytes(b"x" * 1000)
     with serve(Site()) as site:

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 import flows.models
 from flows.catalog import DEMO, MODELS, ModelSpec
 from flows.errors import ModelError
-from flows.models import ResolvedModel, build_segmenter, list_models, model_hash, pull, resolve
+from flows.models import build_segmenter, list_models, model_hash, pull, resolve
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = b"PK-not-really " * 1000
@@ -61,6 +61,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SIGHTFLOW_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SIGHTFLOW_MODEL_MIRROR", "http://127.0.0.1:9")
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Models this small gain nothing from more, and lose much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -242,12 +251,21 @@ def test_an_export_folder_needs_its_metadata_and_its_name(tmp_path: Path) -> Non
         resolve(str(folder.rename(tmp_path / "best")), "detector")
 
 
+@pytest.mark.parametrize(("name", "image_size"), [("nano", 256), ("nano-512", 512)])
+def test_the_bundled_segmenter_loads_without_network(tmp_path: Path, name: str, image_size: int) -> None:
+    model = resolve(name, "segmenter")
+    assert model.path.is_relative_to(DEMO)
+    predictor = build_segmenter(model)
+    assert predictor.image_size == image_size
+    assert predictor.fill_hole_area == 0
+    assert _track(predictor, tmp_path / "frames").shape == (2, 90, 120)
+
+
 def test_nano_512_is_the_same_weights_and_another_model() -> None:
-    nano, large = (next(spec for spec in MODELS if spec.name == name and spec.kind == "segmenter") for name in
-                   ("nano", "nano-512"))  # fmt: skip
+    nano, large = resolve("nano", "segmenter"), resolve("nano-512", "segmenter")
     assert nano.path == large.path
-    at = [ResolvedModel(s.name, "segmenter", Path(__file__), image_size=s.image_size) for s in (nano, large)]
-    assert model_hash(at[0]) != model_hash(at[1])
+    assert model_hash(nano) != model_hash(large)
+    assert model_hash(nano) == model_hash(resolve("nano", "segmenter"))
 
 
 def test_names_need_neither_torch_nor_sam2() -> None:
