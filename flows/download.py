@@ -99,7 +99,7 @@ def _complete(url: str, part: Path, size_bytes: int) -> None:
         task = progress.add_task(part.stem, total=size_bytes, completed=most)
         while _size(part) < size_bytes:
             problem = _append(url, part, size_bytes, lambda done: progress.update(task, completed=done))
-            # Against the most there ever was: a server without ranges that drops every connection must not go on for ever.
+            # Against the most there ever was, or a server without ranges that drops connections would go on for ever.
             fruitless = 0 if _size(part) > most else fruitless + 1
             most = max(most, _size(part))
             if fruitless == FRUITLESS_ATTEMPTS:
