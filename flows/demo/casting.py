@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from flows.demo.camera import Camera, Floats
-from flows.demo.layout import Lane, Stage
+from flows.demo.layout import Stage
 from flows.demo.machines import Machine, random_machine
 from flows.demo.motion import STRIDE_M, Path, Traffic, follow, standing
 from flows.demo.people import Outfit, hull_points, person_polygons
+from flows.demo.plan import Lane
 from flows.demo.solids import Polygon
 
 CLASS_NAMES = ("person", "car", "truck", "excavator", "forklift")
