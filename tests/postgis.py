@@ -8,12 +8,14 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 BINARIES = Path("/usr/lib/postgresql")
+PASSWORD_ROLE = "sightflow_test_password"
 
 
 def _absent(reason: str) -> None:
@@ -64,6 +66,9 @@ def postgis_url() -> Iterator[str]:
             [str(binaries / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--locale=C.UTF-8"],
             folder,
         )
+        # One role has to give its password, for the tests of what happens when it is wrong.
+        rules = folder / "data/pg_hba.conf"
+        rules.write_text(f"local all {PASSWORD_ROLE} scram-sha-256\n{rules.read_text()}")
         _as_server([str(binaries / "pg_ctl"), "-w", "-D", data, "-o", options, "start"], folder)
         yield f"postgresql://postgres@/postgres?host={folder}"
         _as_server([str(binaries / "pg_ctl"), "-w", "-D", data, "-m", "immediate", "stop"], folder)
@@ -77,7 +82,7 @@ def _postgis_template(postgis_url: str) -> Iterator[str]:
     with psycopg.connect(postgis_url, autocommit=True) as server:
         server.execute(f"create database {name} encoding 'UTF8' template template0")
         try:
-            with psycopg.connect(_with_database(postgis_url, name), autocommit=True) as database:
+            with psycopg.connect(_url(postgis_url, dbname=name), autocommit=True) as database:
                 database.execute("create extension postgis")
         except (psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile):
             _absent("the given PostgreSQL has no PostGIS")
@@ -97,18 +102,28 @@ def postgis_module_database(postgis_url: str, _postgis_template: str) -> Iterato
     yield from _fresh_database(postgis_url, _postgis_template)
 
 
+@pytest.fixture
+def postgis_password_url(postgis_database: str) -> Iterator[str]:
+    """URL without a password for a role that needs one, "s3cret", and may do nothing in its database."""
+    if os.environ.get("SIGHTFLOW_TEST_POSTGRES"):
+        pytest.skip("whether the given server asks for passwords is not known")
+    with psycopg.connect(postgis_database, autocommit=True) as server:
+        server.execute(f"create role {PASSWORD_ROLE} login password 's3cret'")
+        yield _url(postgis_database, user=PASSWORD_ROLE)
+        server.execute(f"drop owned by {PASSWORD_ROLE}")
+        server.execute(f"drop role {PASSWORD_ROLE}")
+
+
 def _fresh_database(url: str, template: str) -> Iterator[str]:
     name = f"sightflow_test_{secrets.token_hex(4)}"
     with psycopg.connect(url, autocommit=True) as server:
         server.execute(f"create database {name} template {template}")
-        yield _with_database(url, name)
+        yield _url(url, dbname=name)
         server.execute(f"drop database {name} with (force)")
 
 
-def _with_database(url: str, name: str) -> str:
-    parts = conninfo_to_dict(make_conninfo(url, dbname=name))
-    user = f"{parts['user']}@" if "user" in parts else ""
-    if "password" in parts:
-        user = f"{parts['user']}:{parts['password']}@"
-    port = f"&port={parts['port']}" if "port" in parts else ""
-    return f"postgresql://{user}/{name}?host={parts.get('host', '')}{port}"
+def _url(url: str, **changes: str) -> str:
+    """The URL with other parts; a password goes along as a parameter."""
+    parts = {**conninfo_to_dict(url), **changes}
+    user = f"{parts.pop('user')}@" if "user" in parts else ""
+    return f"postgresql://{user}/{parts.pop('dbname')}?{urlencode(parts)}"

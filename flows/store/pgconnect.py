@@ -28,6 +28,7 @@ _CONNECT_FIXES = {
     "Connection refused": "no server listens there: start it, or correct host and port",
     "No such file or directory": "no server listens there: start it, or correct host and port",
     "could not translate host name": "unknown host: correct the URL",
+    "failed to resolve host": "unknown host: correct the URL",
     "timeout expired": "no answer: check host, port and firewall",
     "too many clients": "too many connections: raise max_connections on the server or use fewer workers",
     "SSL": "the TLS setting does not fit the server: check sslmode and sslrootcert in the URL",

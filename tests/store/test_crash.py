@@ -14,7 +14,7 @@ from tests.stores import make_chunk, make_links, make_result
 
 N_CHUNKS = 5
 N_ROWS = 90
-ROUNDS = 8
+ROUNDS = 5
 
 # A server that has imported everything forks a writer in milliseconds.
 processes = multiprocessing.get_context("forkserver")
@@ -56,7 +56,8 @@ def _assert_whole(store: Store) -> None:
         """
         select c.state, c.rows, coalesce(o.n, 0) as n, coalesce(o.frames, 0) as frames, o.mark
         from chunks c left join (
-            select chunk_id, count(*) as n, count(distinct frame) as frames, min(class_name) as mark, max(class_name) as other
+            select chunk_id, count(*) as n, count(distinct frame) as frames,
+                min(class_name) as mark, max(class_name) as other
             from observations group by chunk_id
         ) o on o.chunk_id = c.chunk_id and o.mark = o.other
         """
@@ -99,7 +100,7 @@ def test_readers_never_see_half_a_chunk_or_an_error(store: Store, store_url: str
         writer.start()
     try:
         assert all(event.wait(30) for event in ready)
-        for _ in range(25):
+        for _ in range(10):
             _assert_whole(store)
             assert store.tracklets("gate").num_rows == 2
     finally:
@@ -108,13 +109,3 @@ def test_readers_never_see_half_a_chunk_or_an_error(store: Store, store_url: str
             writer.kill()
             writer.join()
     _assert_whole(store)
-
-
-def test_a_server_that_comes_back_is_found_again(postgis_database: str) -> None:
-    with open_store(postgis_database) as store, open_store(postgis_database) as other:
-        store.commit(make_result(make_chunk(0)))
-        # Ends every connection to this database but the one that asks.
-        other.query("select count(pg_terminate_backend(pid)) from pg_stat_activity"
-                    " where datname = current_database() and pid <> pg_backend_pid()")  # fmt: skip
-        store.commit(make_result(make_chunk(1)))
-        assert store.query("select count(*) as n from observations")["n"].to_pylist() == [180]

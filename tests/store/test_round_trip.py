@@ -39,7 +39,7 @@ ROWS = st.lists(
             "mask": st.none() | st.binary(max_size=20),
         }
     ),
-    max_size=12,
+    max_size=8,
 )
 LISTS = st.fixed_dictionaries(
     {
@@ -62,7 +62,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 
 @given(rows=ROWS, lists=LISTS, source_id=TEXT)
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 def test_what_is_committed_comes_back(
     store: Store, rows: list[dict[str, Any]], lists: dict[str, Any], source_id: str
 ) -> None:
