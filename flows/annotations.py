@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from flows.errors import UsageError
 from flows.schema import FloatArray, Mask
 from flows.store.base import Filter, Store
+from flows.tracks import short_ids
 
 logger = logging.getLogger(__name__)
 
@@ -89,12 +91,14 @@ def read_mot(path: Path, *, ground_truth: bool = False, classes: Iterable[int] =
 
 
 def from_store(store: Store, video_id: str, class_names: Sequence[str] = ()) -> Annotations:
-    """Tracks of one video from a store, in MOT's frame numbers (from 1); ids are numbered in the order of track ids.
+    """Tracks of one video from a store, in MOT's frame numbers (from 1) and with the numbers of `tracks.short_ids`.
 
     Raises:
         UsageError: The store holds no tracks of this video.
     """
-    return _read(store, video_id, class_names)[0]
+    rows = _read(store, video_id, class_names, ["x1_px", "y1_px", "x2_px", "y2_px"])
+    frame, track_id = np.array(list(rows), dtype=np.int64).T
+    return Annotations(frame, track_id, np.array(list(rows.values()), dtype=np.float32))
 
 
 def masks_from_store(store: Store, video_id: str, class_names: Sequence[str] = ()) -> dict[int, dict[int, Mask]]:
@@ -103,36 +107,30 @@ def masks_from_store(store: Store, video_id: str, class_names: Sequence[str] = (
     Raises:
         UsageError: The store holds no tracks of this video.
     """
-    annotations, encoded = _read(store, video_id, class_names)
     masks: dict[int, dict[int, Mask]] = {}
-    for frame, track_id, data in zip(annotations.frame, annotations.track_id, encoded, strict=True):
+    for (frame, track_id), (data,) in _read(store, video_id, class_names, ["mask"]).items():
         if data is not None:
-            masks.setdefault(int(frame), {})[int(track_id)] = Mask.from_bytes(data)
+            masks.setdefault(frame, {})[track_id] = Mask.from_bytes(data)
     return masks
 
 
-def _read(store: Store, video_id: str, class_names: Sequence[str]) -> tuple[Annotations, list[bytes | None]]:
-    columns = ["frame", "track_id", "x1_px", "y1_px", "x2_px", "y2_px", "mask"]
-    where = Filter(video_id=video_id, class_names=tuple(class_names))
-    # Where frames of a video with variable frame rate share a nominal number, the last of them stands for it.
-    rows: dict[tuple[int, str], tuple[list[float], bytes | None]] = {}
+def _read(
+    store: Store, video_id: str, class_names: Sequence[str], columns: list[str]
+) -> dict[tuple[int, int], tuple[Any, ...]]:
+    """Values of these columns by (frame from 1, short id)."""
+    numbers = short_ids(store, video_id)
+    rows: dict[tuple[int, int], tuple[Any, ...]] = {}
     n_rows = 0
-    for batch in store.observations(where, columns):
+    where = Filter(video_id=video_id, class_names=tuple(class_names))
+    names = ["frame", "track_id", *columns]
+    for batch in store.observations(where, names):
         n_rows += batch.num_rows
-        for row in batch.to_pylist():
-            box_xyxy = [row[name] for name in columns[2:6]]
-            rows[row["frame"], row["track_id"]] = box_xyxy, row["mask"]
+        for frame, track_id, *values in zip(*(batch[name].to_pylist() for name in names), strict=True):
+            # Where frames of a video with variable frame rate share a nominal number, the last of them stands for it.
+            rows[frame + 1, numbers[track_id]] = tuple(values)
     if not rows:
-        raise UsageError(f"{store.url}: no tracks of video {video_id}" + (f" and {class_names}" if class_names else ""))
+        classes = f" and {', '.join(class_names)}" if class_names else ""
+        raise UsageError(f"{store.url}: no tracks of video {video_id}{classes}")
     if n_rows > len(rows):
-        logger.warning(
-            "video %s: %d observations share a nominal frame number; not scored", video_id, n_rows - len(rows)
-        )
-    keys = sorted(rows)
-    _, ids = np.unique([track_id for _, track_id in keys], return_inverse=True)
-    annotations = Annotations(
-        np.array([frame + 1 for frame, _ in keys], dtype=np.int64),
-        ids.astype(np.int64) + 1,
-        np.array([rows[key][0] for key in keys], dtype=np.float32),
-    )
-    return annotations, [rows[key][1] for key in keys]
+        logger.warning("video %s: %d observations share a frame number with a later one", video_id, n_rows - len(rows))
+    return rows

@@ -102,7 +102,7 @@ def test_tracks_come_out_of_a_store_in_mot_numbering(tmp_path: Path) -> None:
         tracks = from_store(store, video.video_id)
         masks = masks_from_store(store, video.video_id)
         assert len(from_store(store, video.video_id, ["person"])) == 5
-        with pytest.raises(UsageError, match=r"no tracks of video .* and \['car'\]"):
+        with pytest.raises(UsageError, match=r"no tracks of video .* and car"):
             from_store(store, video.video_id, ["car"])
         with pytest.raises(UsageError, match="no tracks of video nothing"):
             from_store(store, "nothing")
@@ -130,4 +130,4 @@ def test_frames_that_share_a_number_are_taken_once_and_told(tmp_path: Path, capl
         tracks = from_store(store, video.video_id)
     assert tracks.frame.tolist() == [1, 2]
     assert tracks.box_xyxy[1, 0] == 12  # the later of the two
-    assert "1 observations share a nominal frame number" in caplog.text
+    assert "1 observations share a frame number" in caplog.text
