@@ -1,0 +1,206 @@
+import random
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from flows.errors import ReportError
+from flows.reports import REPORTS, run_report
+from flows.schema import OBSERVATIONS, TIMESTAMP, TRACKLETS, ChunkResult, State, make_id
+from flows.store import Store, open_store
+from tests.stores import START, make_chunk, make_event, make_events, make_links, make_observation, make_tracklet
+
+CLASSES = ("person", "digger", "Über-Kran", "a'b")
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    with open_store(store_url) as opened:
+        yield opened
+
+
+def _fill(store: Store, seed: int) -> list[dict[str, Any]]:
+    """Three chunks each of two sources, some failed and planned ones, events; returns the observations."""
+    rng = random.Random(seed)
+    everything: list[dict[str, Any]] = []
+    for source in ("gate", "yard"):
+        events, links = [], {}
+        for index in range(3):
+            chunk = make_chunk(index * 20, source_id=source)
+            rows, tracklets = [], []
+            for number in range(8):
+                name = make_id(source, index, number)
+                start, step = rng.uniform(0, 30), rng.choice([0.04, 1 / 3, 0.5])
+                own = [
+                    make_observation(
+                        chunk,
+                        start + k * step,
+                        tracklet_id=name,
+                        class_name=rng.choice(CLASSES[: number + 1]) if number < 3 else CLASSES[number % 4],
+                        state=rng.choice(list(State)).value,
+                    )
+                    for k in range(rng.randint(1, 40))
+                ]
+                rows += own
+                tracklets.append(make_tracklet(chunk, own))
+                links[name] = make_id(source, "track", number if number < 2 else name)
+                events.append(_event(rng, source, links[name]))
+            store.commit(
+                ChunkResult(chunk, pa.Table.from_pylist(rows, OBSERVATIONS), pa.Table.from_pylist(tracklets, TRACKLETS))
+            )
+            everything += rows
+        store.write_links(source, 1, make_links(source, links))
+        store.write_events(source, make_events(*events))
+        store.plan([make_chunk(1, source_id=source)])
+        store.commit(ChunkResult.failed(make_chunk(2, source_id=source), "no frames"))
+        store.commit(ChunkResult.failed(make_chunk(3, source_id=source), "no frames"))
+    return everything
+
+
+def _event(rng: random.Random, source: str, track: str) -> dict[str, Any]:
+    place = {"source_id": source, "track_id": track, "class_name": rng.choice(CLASSES)}
+    time = {"ts": START + timedelta(seconds=rng.uniform(0, 8000)), "inferred": rng.random() < 0.3}
+    if rng.random() < 0.5:
+        return make_event(**place, **time, zone=rng.choice(["a", "b"]), duration_s=rng.uniform(0, 100) ** 2 / 7)
+    direction = rng.choice(["forward", "backward"])
+    return make_event(**place, **time, kind="crossing", zone="line", duration_s=None, direction=direction)
+
+
+PARAMETERS: list[dict[str, Any]] = [
+    {},
+    {"source": "gate"},
+    {"class": "Über-Kran"},
+    {"source": "yard", "class": "a'b", "t0": START + timedelta(seconds=10), "t1": START + timedelta(minutes=25)},
+    {"t0": "2026-03-02T00:10:00+00:00"},
+    {"t1": "2026-03-02T01:10:00+01:00", "bin_seconds": 900},
+    {"bin_seconds": 7},
+]
+
+
+def test_both_stores_give_identical_reports(tmp_path: Path, postgis_database: str) -> None:
+    with open_store(str(tmp_path)) as files, open_store(postgis_database) as server:
+        for store in (files, server):
+            _fill(store, seed=11)
+        for name, report in REPORTS.items():
+            for parameters in PARAMETERS:
+                taken = {key: value for key, value in parameters.items() if key in report.parameters}
+                one, other = (run_report(store, name, **taken) for store in (files, server))
+                assert one.schema == other.schema, name
+                # As text, so that equal means equal to the last bit.
+                assert repr(one.to_pylist()) == repr(other.to_pylist()), (name, taken)
+            assert run_report(files, name).num_rows > 0
+
+
+def test_an_empty_store_has_empty_reports(store: Store) -> None:
+    for name in REPORTS:
+        assert run_report(store, name).num_rows == 0
+
+
+def test_counts(store: Store) -> None:
+    rows = _fill(store, seed=5)
+    # Tracklets 0 and 1 of every chunk of a source are one track each, the other six are their own.
+    table = run_report(store, "counts")
+    assert table.schema.types == [pa.string(), pa.int64(), pa.int64(), pa.float64(), TIMESTAMP, TIMESTAMP]
+    assert sum(table["tracks"].to_pylist()) == 2 * (2 + 3 * 6)
+    assert sum(table["observations"].to_pylist()) == len(rows)
+    assert table["tracks"].to_pylist() == sorted(table["tracks"].to_pylist(), reverse=True)
+    assert min(table["first_seen"].to_pylist()) == min(row["ts"] for row in rows)
+    later = run_report(store, "counts", t0=START + timedelta(minutes=30))
+    # Only the last chunk reaches past half an hour, and the two tracks that span all chunks.
+    assert sum(later["tracks"].to_pylist()) == 2 * (2 + 6)
+
+
+def test_counts_by_hour_bins_every_track_once(store: Store) -> None:
+    _fill(store, seed=5)
+    for seconds in (60, 3600):
+        table = run_report(store, "counts_by_hour", bin_seconds=seconds)
+        assert sum(table["tracks"].to_pylist()) == 40
+        assert all(start.timestamp() % seconds == 0 for start in table["bin_start"].to_pylist())
+    (start, *_) = run_report(store, "counts_by_hour", t1=START + timedelta(minutes=5))["bin_start"].to_pylist()
+    assert start == datetime(2026, 3, 1, 23, tzinfo=UTC)
+
+
+def test_tracks_lists_what_was_in_view(store: Store) -> None:
+    _fill(store, seed=5)
+    t0, t1 = START + timedelta(seconds=5), START + timedelta(seconds=20)
+    everything = run_report(store, "tracks").to_pylist()
+    shown = run_report(store, "tracks", source="gate", t0=t0, t1=t1).to_pylist()
+    assert shown == [row for row in everything if row["source_id"] == "gate" and row["t1"] >= t0 and row["t0"] < t1]
+    assert 0 < len(shown) < len(everything)
+
+
+def test_zones_and_lines(store: Store) -> None:
+    _fill(store, seed=5)
+    store.write_events(
+        "gate",
+        make_events(
+            make_event(duration_s=1.25),
+            make_event(duration_s=2.5, track_id="b"),
+            make_event(duration_s=0.0004, track_id="b", ts=START + timedelta(hours=1)),
+            make_event(kind="crossing", zone="line", direction="forward", duration_s=None),
+            make_event(kind="crossing", zone="line", direction="forward", duration_s=None, track_id="b", inferred=True),
+            make_event(kind="crossing", zone="line", direction="backward", duration_s=None, class_name="digger"),
+        ),
+    )
+    visits = {"source_id": "gate", "zone": "yard", "class_name": "person"}
+    assert run_report(store, "zones", source="gate").to_pylist() == [
+        {**visits, "visits": 3, "tracks": 2, "total_s": 3.75, "mean_s": 1.25, "longest_s": 2.5}
+    ]
+    assert run_report(store, "zones", source="gate", t0=START + timedelta(minutes=1))["visits"].to_pylist() == [1]
+    line = {"source_id": "gate", "line": "line"}
+    assert run_report(store, "lines", source="gate").to_pylist() == [
+        {**line, "class_name": "digger", "direction": "backward", "crossings": 1, "tracks": 1, "inferred": 0},
+        {**line, "class_name": "person", "direction": "forward", "crossings": 2, "tracks": 2, "inferred": 1},
+    ]
+
+
+def test_quality_shares_add_up(store: Store) -> None:
+    rows = _fill(store, seed=5)
+    table = run_report(store, "quality").to_pylist()
+    assert {(row["class_name"], row["state"]): row["observations"] for row in table} == Counter(
+        (row["class_name"], row["state"]) for row in rows
+    )
+    for name in {row["class_name"] for row in table}:
+        assert sum(row["share"] for row in table if row["class_name"] == name) == pytest.approx(1)
+
+
+def test_ledger_groups_errors(store: Store) -> None:
+    rows = _fill(store, seed=5)
+    table = run_report(store, "ledger", source="gate").to_pylist()
+    assert [(row["state"], row["error"], row["chunks"], row["video_s"]) for row in table] == [
+        ("done", None, 3, 180.0),
+        ("failed", "no frames", 2, 120.0),
+        ("planned", None, 1, 60.0),
+    ]
+    assert table[0]["observations"] == sum(row["source_id"] == "gate" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("heat", {}, "no report 'heat'; there are counts, counts_by_hour"),
+        ("ledger", {"t0": START}, "report ledger has no parameter 't0'; it has source"),
+        ("counts", {"source": "gaet"}, "no source 'gaet'; the store has gate, yard"),
+        ("counts", {"source": ""}, "source must be a name, got ''"),
+        ("counts", {"class": 3}, "class must be a name, got 3"),
+        ("counts", {"t0": "yesterday"}, "t0 must be a time such as .*, got 'yesterday'"),
+        ("counts", {"t0": "2026-03-02", "t1": "2026-03-02"}, "t0 must be before t1"),
+        ("counts_by_hour", {"bin_seconds": 0}, "bin_seconds must be a whole number of seconds from 1 to .*, got 0"),
+        ("counts_by_hour", {"bin_seconds": "1 hour"}, "bin_seconds must be a whole number"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path: Path, name: str, parameters: dict[str, Any], message: str) -> None:
+    with open_store(str(tmp_path)) as store:
+        store.plan([make_chunk(), make_chunk(source_id="yard")])
+        with pytest.raises(ReportError, match=message):
+            run_report(store, name, **parameters)
+
+
+def test_names_cannot_reach_into_the_statement(store: Store) -> None:
+    _fill(store, seed=5)
+    assert run_report(store, "counts", **{"class": "x' or true --"}).num_rows == 0
+    assert run_report(store, "counts", **{"class": "a'b"})["class_name"].to_pylist() == ["a'b"]
