@@ -24,7 +24,6 @@ class ModelSpec:
     name: str
     kind: Kind
     file_name: str
-    image_size: int
     licence: str
     description: str
     url: str | None = None
@@ -32,6 +31,8 @@ class ModelSpec:
     sha256: str | None = None
     config: str | None = None
     """Segmenters: YAML of the architecture, in the sam2 package or (bundled) relative to `flows/demo`."""
+    image_size: int | None = None
+    """Segmenters: input size in pixels. A detector's checkpoint says its own."""
 
     @property
     def path(self) -> Path:
@@ -42,7 +43,7 @@ class ModelSpec:
 def _yolo(size: str, size_bytes: int, sha256: str, description: str) -> ModelSpec:
     file_name = f"yolo11{size}.pt"
     return ModelSpec(
-        f"yolo11{size}", "detector", file_name, 640, "AGPL-3.0", f"YOLO11 {description}, 80 COCO classes",
+        f"yolo11{size}", "detector", file_name, "AGPL-3.0", f"YOLO11 {description}, 80 COCO classes",
         url=_ULTRALYTICS + file_name, size_bytes=size_bytes, sha256=sha256,
     )  # fmt: skip
 
@@ -50,21 +51,21 @@ def _yolo(size: str, size_bytes: int, sha256: str, description: str) -> ModelSpe
 def _sam(size: str, letter: str, size_bytes: int, sha256: str) -> ModelSpec:
     file_name = f"sam2.1_hiera_{size.replace('-', '_')}.pt"
     return ModelSpec(
-        f"sam2.1-{size}", "segmenter", file_name, 1024, "Apache-2.0", f"SAM 2.1 {size}",
+        f"sam2.1-{size}", "segmenter", file_name, "Apache-2.0", f"SAM 2.1 {size}",
         url=_META + file_name, size_bytes=size_bytes, sha256=sha256,
-        config=f"configs/sam2.1/sam2.1_hiera_{letter}.yaml",
+        config=f"configs/sam2.1/sam2.1_hiera_{letter}.yaml", image_size=1024,
     )  # fmt: skip
 
 
 def _nano_segmenter(name: str, image_size: int, description: str) -> ModelSpec:
     return ModelSpec(
-        name, "segmenter", "weights/nano_segmenter.safetensors", image_size, "AGPL-3.0", description,
-        config="nano_segmenter.yaml",
+        name, "segmenter", "weights/nano_segmenter.safetensors", "AGPL-3.0", description,
+        config="nano_segmenter.yaml", image_size=image_size,
     )  # fmt: skip
 
 
 MODELS = (
-    ModelSpec("nano", "detector", "weights/nano_detector.pt", 640, "AGPL-3.0", "small YOLO11 of the demo scenes"),
+    ModelSpec("nano", "detector", "weights/nano_detector.pt", "AGPL-3.0", "small YOLO11 of the demo scenes"),
     _yolo("n", 5613764, "0ebbc80d4a7680d14987a577cd21342b65ecfd94632bd9a8da63ae6417644ee1", "nano"),
     _yolo("s", 19313732, "85a76fe86dd8afe384648546b56a7a78580c7cb7b404fc595f97969322d502d5", "small"),
     _yolo("m", 40684120, "d5ffc1a674953a08e11a8d21e022781b1b23a19b730afc309290bd9fb5305b95", "medium"),

@@ -126,7 +126,7 @@ def _memory() -> Iterator[Check]:
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
         total = min(total, float(text))
     enough = total >= LOW_MEMORY_BYTES
-    fix = "close other programs, use smaller models (nano, yolo11n) and --track-workers 1"
+    fix = "close other programs, use small models (nano, yolo11n) and set run.track_workers to 1"
     yield Check("memory", True if enough else None, f"{total / 1e9:.0f} GB", "" if enough else fix)
 
 
