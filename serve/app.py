@@ -1,0 +1,72 @@
+"""The application on Ray Serve: `serve run serve/config.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+# Never `from ray import serve`: that name is this package.
+import ray.serve as ray_serve
+from fastapi import FastAPI
+from pydantic import ValidationError
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+
+from flows.errors import ConfigError
+from serve.api import BusyError, make_api
+from serve.clips import Clip, ClipProcessor, Event
+from serve.settings import ServeSettings
+
+
+@ray_serve.deployment(max_ongoing_requests=1, max_queued_requests=1)
+class ClipWorker:
+    """Warm models; one clip at a time."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._processor = ClipProcessor(settings)
+
+    async def events(self, clip: Clip) -> AsyncGenerator[Event, None]:
+        """See `ClipProcessor.events`."""
+        async for event in self._processor.events(clip):
+            yield event
+
+
+@ray_serve.deployment
+@ray_serve.ingress()
+class Api:
+    """The HTTP surface in front of the workers."""
+
+    def __init__(self, workers: DeploymentHandle, settings: ServeSettings) -> None:
+        self._workers = workers.options(stream=True)
+        self._settings = settings
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return make_api(self._events, self._settings)
+
+    async def _events(self, clip: Clip) -> AsyncGenerator[Event, None]:
+        stream = self._workers.events.remote(clip)
+        try:
+            async for event in stream:
+                yield event
+        except BackPressureError:
+            raise BusyError from None
+        finally:
+            # Without effect where the stream has ended; else the worker stops at the next frame.
+            stream.cancel()
+
+
+def build(args: dict[str, Any]) -> ray_serve.Application:
+    """The application of `config.yaml`.
+
+    Args:
+        args: fields of `ServeSettings`.
+
+    Raises:
+        ConfigError: unknown or unfitting args.
+    """
+    try:
+        settings = ServeSettings(**args)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r})" for item in error.errors()]
+        raise ConfigError("invalid args of the application:\n  " + "\n  ".join(lines)) from None
+    return Api.bind(ClipWorker.bind(settings), settings)

@@ -1,0 +1,225 @@
+"""One clip through the flow's own steps, telling what happens as it happens.
+
+Events are JSON objects: `accepted`, `progress`, one `track` per finished track, `summary`, and last `done`, or
+`error` with an HTTP status, a title and what was wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flows.config import Settings
+from flows.errors import ModelError, SightflowError, StoreError, VideoError
+from flows.events import recompute_events
+from flows.georeference import Calibration, locate
+from flows.pipeline import plan_run
+from flows.probe import probe
+from flows.process import DetectChunk, TrackChunk
+from flows.schema import NS, Chunk, ChunkResult, ChunkState, Frame, Video
+from flows.stitch import stitch_source
+from flows.store import Store, open_store
+from serve.settings import ServeSettings
+
+_log = logging.getLogger(__name__)
+
+Event = dict[str, Any]
+PROGRESS_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip that lies on disk.
+
+    Attributes:
+        path: The file; it is removed once the clip is through.
+        name: What the sender called it, stored as the video's address.
+        source_id: Camera it comes from.
+        store: Whether to keep the results.
+    """
+
+    path: Path
+    name: str
+    source_id: str
+    store: bool = True
+
+
+class _CancelledError(BaseException):
+    """The client has gone. Not an Exception: steps turn those into results and go on."""
+
+
+class ClipProcessor:
+    """Warm models that take one clip at a time.
+
+    Raises:
+        ModelError, ConfigError: When made, if models or settings cannot be loaded.
+    """
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._limits = settings
+        self._settings = Settings.load(settings.config, {"store": {"url": settings.store}})
+        self._detect = DetectChunk(self._settings, threads=settings.torch_threads)
+        self._track = TrackChunk(self._settings, threads=settings.torch_threads)
+
+    async def events(self, clip: Clip) -> AsyncGenerator[Event, None]:
+        """Process a clip in a thread; closing the iterator stops the work at the next frame."""
+        loop = asyncio.get_running_loop()
+        made: asyncio.Queue[Event | None] = asyncio.Queue()
+        cancelled = threading.Event()
+
+        def emit(event: Event | None) -> None:
+            loop.call_soon_threadsafe(made.put_nowait, event)
+
+        def work() -> None:
+            try:
+                self.process(clip, emit, cancelled)
+            finally:
+                emit(None)
+
+        worker = loop.run_in_executor(None, work)
+        try:
+            while (event := await made.get()) is not None:
+                yield event
+        finally:
+            cancelled.set()
+            await asyncio.shield(worker)
+
+    def process(self, clip: Clip, emit: Callable[[Event], None], cancelled: threading.Event) -> None:
+        """Process a clip; the last event is `done` or `error`, unless it was cancelled. Never raises."""
+        kept = None if clip.store else tempfile.mkdtemp(prefix="sightflow-", dir=self._limits.uploads)
+        try:
+            with open_store(self._settings.store.url if kept is None else kept) as store:
+                self._process(clip, store, emit, cancelled)
+            emit({"event": "done"})
+        except _CancelledError:
+            _log.info("client of %s has gone", clip.name)
+        except SightflowError as error:
+            # The path is ours and means nothing to the sender.
+            emit(error_event(error, str(error).replace(str(clip.path), clip.name)))
+        except Exception as error:  # noqa: BLE001 - the client is told that it was us, the log says what
+            _log.exception("clip %s", clip.name)
+            emit(error_event(error, "an unexpected error; the server's log has the details"))
+        finally:
+            clip.path.unlink(missing_ok=True)
+            if kept is not None:
+                shutil.rmtree(kept, ignore_errors=True)
+
+    def _process(self, clip: Clip, store: Store, emit: Callable[[Event], None], cancelled: threading.Event) -> None:
+        started = time.monotonic()
+        video = probe(str(clip.path), clip.source_id)
+        if video.duration_s > self._limits.max_clip_seconds:
+            raise VideoError(
+                f"{clip.name} is {video.duration_s:.1f} s long; expected at most "
+                f"{self._limits.max_clip_seconds:g} s: use `sightflow run` for longer videos"
+            )
+        summary, todo = plan_run(
+            [video.uri], self._settings, store, source_id=clip.source_id, command="serve", retry_failed=True
+        )
+        # Under the name its sender knows: the file is gone when the clip is through.
+        store.add_video(replace(video, uri=clip.name))
+        emit({"event": "accepted", "chunks": len(summary.chunk_ids), **_described(video, clip)})
+        for number, chunk in enumerate(todo, start=1):
+            if store.begin(chunk, self._settings.store.max_attempts):
+                self._run_chunk(chunk, store, _Progress(emit, cancelled, chunk, number, len(todo)))
+        failed = [row for row in store.ledger(summary.chunk_ids).to_pylist() if row["state"] == ChunkState.FAILED]
+        if failed:
+            raise VideoError(failed[0]["error"])
+        stitch_source(store, clip.source_id, self._settings.stitch)
+        recompute_events(store, clip.source_id)
+        tracks = _tracks(store, video.video_id)
+        for track in tracks:
+            emit({"event": "track", **track})
+        classes = [track["class_name"] for track in tracks]
+        emit(
+            {
+                "event": "summary",
+                "tracks": {name: classes.count(name) for name in sorted(set(classes))},
+                "chunks": len(summary.chunk_ids),
+                "chunks_done_before": summary.skipped,
+                "wall_s": round(time.monotonic() - started, 3),
+                "stored": clip.store,
+            }
+        )
+
+    def _run_chunk(self, chunk: Chunk, store: Store, report: _Progress) -> None:
+        try:
+            report("detect", 0.0)
+            result = self._track(self._detect(chunk), report.on_frame)
+        except _CancelledError:
+            store.commit(ChunkResult.failed(chunk, "the client left before the clip was through"))
+            raise
+        calibration = store.calibration(chunk.video.source_id)
+        if calibration is not None:
+            located = locate(result.observations, Calibration.from_json(calibration))
+            result = replace(result, observations=located)
+        store.commit(result)
+
+
+class _Progress:
+    """Says now and then how far a chunk is, and stops it when the client has gone."""
+
+    def __init__(
+        self, emit: Callable[[Event], None], cancelled: threading.Event, chunk: Chunk, number: int, of: int
+    ) -> None:
+        self._emit, self._cancelled, self._chunk = emit, cancelled, chunk
+        self._where = {"chunk": number, "chunks": of}
+        self._said = float("-inf")
+
+    def __call__(self, stage: str, done: float) -> None:
+        if self._cancelled.is_set():
+            raise _CancelledError
+        if time.monotonic() - self._said >= PROGRESS_EVERY_S:
+            self._said = time.monotonic()
+            self._emit({"event": "progress", "stage": stage, "done": round(done, 3), **self._where})
+
+    def on_frame(self, frame: Frame) -> None:
+        """Before every frame that is tracked."""
+        length_ns = self._chunk.seen_until_ns - self._chunk.start_ns
+        self("track", min((frame.pts_ns - self._chunk.start_ns) / length_ns, 1.0))
+
+
+def error_event(error: Exception, detail: str) -> Event:
+    """The last event of a clip that could not be processed."""
+    if isinstance(error, StoreError):
+        status, title = 503, "The store cannot be used"
+    elif isinstance(error, ModelError) or not isinstance(error, SightflowError):
+        status, title = 500, "The clip could not be processed"
+    else:
+        status, title = 422, "The clip cannot be processed"
+    return {"event": "error", "status": status, "title": title, "detail": detail}
+
+
+def _described(video: Video, clip: Clip) -> Event:
+    fields = {name: getattr(video, name) for name in ("duration_s", "width_px", "height_px", "fps", "codec")}
+    return {"video_id": video.video_id, "source_id": clip.source_id, "name": clip.name, **fields}
+
+
+def _tracks(store: Store, video_id: str) -> list[Event]:
+    """The tracks of one video, by begin; times in seconds of the video."""
+    rows = store.query(
+        "select o.track_id, t.class_name, min(o.pts_ns) as begin_ns, max(o.pts_ns) as end_ns, "
+        "count(*) as n_observations, "
+        "count(case when o.state in ('bridged', 'interpolated') then 1 end) as n_inferred "
+        "from track_observations o join tracks t on t.track_id = o.track_id and t.source_id = o.source_id "
+        "where o.video_id = $video_id group by o.track_id, t.class_name order by begin_ns, o.track_id",
+        {"video_id": video_id},
+    ).to_pylist()
+    return [
+        {
+            "track_id": row["track_id"],
+            "class_name": row["class_name"],
+            "begin_s": row["begin_ns"] / NS,
+            "end_s": row["end_ns"] / NS,
+            "n_observations": row["n_observations"],
+            "inferred_share": round(row["n_inferred"] / row["n_observations"], 3),
+        }
+        for row in rows
+    ]
