@@ -79,12 +79,13 @@ class Overlay:
         self._outlines = outlines
         self._trail_ns = round(trail_s * NS)
         self._trails: dict[int, deque[tuple[int, float, float]]] = {}
-        # 1 at 1280x720; the root of the area, so that portrait and panorama look alike.
-        scale = (width_px * height_px / (1280 * 720)) ** 0.5
-        self._line_px = max(1, round(2.2 * scale))
+        # 1 at 1280x720. From the area, so that portrait and panorama look alike, and slower than the side, because
+        # larger pictures are looked at closer.
+        scale = (width_px * height_px / (1280 * 720)) ** 0.375
+        self._line_px = max(1, round(2.4 * scale))
+        self._font_px = max(10, round(17 * scale))
         # Around a line of one pixel an edge would be all there is to see.
         self._edges = (0,) if self._line_px == 1 else (2, 0)
-        self._font_px = max(10, round(17 * scale))
 
     def follow(self, sightings: Sequence[Sighting], pts_ns: int) -> None:
         """Lengthen the trails without drawing, and forget what is older than they reach."""

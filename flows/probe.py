@@ -30,6 +30,9 @@ _OLDEST_RECORDING = datetime(1990, 1, 1, tzinfo=UTC)
 _MAX_FPS = 1000
 """High-speed cameras stay below it; above it timestamps count something else than seconds."""
 
+_MAX_DURATION_S = 31 * 86400
+"""No recorder keeps a month in one file; one stray timestamp would plan a million empty chunks."""
+
 _FALLBACK_FPS = 25.0
 """Rate of a stream that neither says nor shows one: a raw stream without timing, a single frame."""
 
@@ -64,11 +67,7 @@ def probe(uri: str, source_id: str | None = None, start_time: datetime | None = 
             )
         created = _creation_time(container.metadata.get("creation_time") or stream.metadata.get("creation_time"))
     timing = _measure(uri, first.pts)
-    if timing.fps > _MAX_FPS:
-        raise VideoError(
-            f"{uri}: its timestamps say {timing.fps:.0f} frames per second; expected at most {_MAX_FPS}; "
-            "remux it with the camera's frame rate"
-        )
+    _check_timing(uri, timing)
     rotation_deg = round(first.rotation / 90) * 90 % 360
     upright = (first.height, first.width) if rotation_deg in (90, 270) else (first.width, first.height)
     return Video(
@@ -85,6 +84,19 @@ def probe(uri: str, source_id: str | None = None, start_time: datetime | None = 
         start_time=start_time or created or EPOCH,
         seekable=timing.seekable,
     )
+
+
+def _check_timing(uri: str, timing: _Timing) -> None:
+    if timing.fps > _MAX_FPS:
+        raise VideoError(
+            f"{uri}: its timestamps say {timing.fps:.0f} frames per second; expected at most {_MAX_FPS}; "
+            "remux it with the camera's frame rate"
+        )
+    if timing.duration_s > _MAX_DURATION_S:
+        raise VideoError(
+            f"{uri}: its timestamps span {timing.duration_s / 86400:.0f} days; expected at most a month in one file; "
+            "remux it with new timestamps"
+        )
 
 
 def _stem(uri: str) -> str:

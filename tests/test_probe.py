@@ -120,6 +120,9 @@ def test_one_stray_timestamp_does_not_make_a_day_of_video(tmp_path: Path) -> Non
     late = retime(source, tmp_path / "late.mkv", [*stamps[:-1], 26 * 3600 * 1000])
     assert probe(str(late)).duration_s == pytest.approx(26 * 3600, rel=0.01)  # a pause, for all anyone can tell
     assert probe(str(late)).fps == pytest.approx(25)
+    absurd = retime(source, tmp_path / "absurd.mkv", [*stamps[:-1], 60 * 86400 * 1000])
+    with pytest.raises(VideoError, match="its timestamps span 60 days; expected at most a month"):
+        probe(str(absurd))
 
 
 @given(st.lists(st.none() | st.integers(-(10**12), 10**12), min_size=1))
