@@ -14,9 +14,6 @@ from flows.errors import UsageError
 from flows.schema import NS, OBSERVATIONS, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, Mask, Video
 from flows.store import open_store
 
-# pycocotools, which decodes stored masks, does not know numpy 2's copy keyword yet.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 
 def test_a_mot_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "gt.txt"
