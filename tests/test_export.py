@@ -16,6 +16,8 @@ from flows.errors import UsageError
 from flows.export import FORMATS, export
 from flows.schema import NS, Video
 from flows.store.base import Filter, Store
+from flows.store.parquet import ParquetStore
+from flows.store.postgis import PostgisStore
 from tests.tracked import make_mask, make_store, sighting
 
 START = datetime(2026, 5, 1, 8, 30, tzinfo=UTC)
@@ -202,3 +204,18 @@ def test_boxes_survive_mot(tmp_path: Path) -> None:
     found = read_mot(tmp_path / "out.txt")
     assert found.frame.tolist() == list(range(1, 201))
     np.testing.assert_allclose(found.box_xyxy, boxes_xyxy, atol=0.011)
+
+
+def test_both_stores_export_the_same(tmp_path: Path, postgis_database: str) -> None:
+    folder, server = ParquetStore(str(tmp_path / "store")), PostgisStore(postgis_database)
+    video = _make_video()
+    rows = [sighting(video, "a", i, (10.5 + i, 20, 60 + i, 120), x_m=i / 3, y_m=2.0) for i in range(5)]
+    for store in (folder, server):
+        make_store(tmp_path, video, rows, store)
+    for name in FORMATS:
+        written = []
+        for store in (folder, server):
+            export(store, name, tmp_path / "out", Filter())
+            written.append((tmp_path / "out").read_text())
+        assert written[0] == written[1], name
+    server.close()
