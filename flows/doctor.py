@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows import installation
 from flows.catalog import MODELS, cache_folder
+from flows.config import DetectSettings
 from flows.errors import SightflowError
 from flows.installation import INSTALL, Check, needs
 from flows.models import build_segmenter, resolve
@@ -70,16 +71,16 @@ def _bundled_models() -> Iterator[Check]:
         except SightflowError as error:
             yield Check(name, False, str(error), "pip install --force-reinstall --no-deps sightflow")
             continue
-        modules = ("sam2", "hydra", "safetensors") if spec.kind == "segmenter" else ("ultralytics",)
+        modules = ("sam2", "hydra", "safetensors") if spec.kind == "segmenter" else ("ultralytics", "supervision")
         if missing := list(needs(name, "torch", *modules)):
             yield from missing
             continue
         if spec.kind == "segmenter":
             build_segmenter(model)
         else:
-            from ultralytics import YOLO
+            from flows.detect import Detector
 
-            YOLO(model.path, task="detect")
+            Detector(DetectSettings(detector=spec.name), "cpu")
         yield Check(name, True, f"{model.path.name}, {model.path.stat().st_size / 1e6:.1f} MB, loads")
 
 
