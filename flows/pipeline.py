@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -219,6 +220,10 @@ def start_ray() -> None:
     local: dict[str, Any] = {}
     if "RAY_ADDRESS" not in os.environ:
         local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+        # The backend warns about actors' constructor arguments, which Ray Data itself puts where it warns about.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Restarts and retries of actors can only be set through arguments that Ray 2.64 will rename.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()

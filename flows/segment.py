@@ -148,13 +148,15 @@ class VideoSegmenter:
             yield self._propagate(index, features, memories, reverse=True)
 
     def _encode(self, image_rgb: ImageArray) -> dict[str, Any]:
-        """Image features of one frame, normalised as SAM 2 was trained."""
+        """Image features of one frame."""
+        return self._model.forward_image(self.prepare(image_rgb)[None].to(self._device))
+
+    def prepare(self, image_rgb: ImageArray) -> torch.Tensor:
+        """What SAM 2 sees of a frame: (3, size, size) float32, normalised as it was trained."""
         size = self._model.image_size
         # Area averaging when shrinking: what a small object looks like must not depend on which pixels were hit.
         resized = cv2.resize(image_rgb, (size, size), interpolation=cv2.INTER_AREA)
-        image = torch.from_numpy(resized).to(self._device).permute(2, 0, 1).float() / 255
-        image = (image - _MEAN.to(self._device)) / _STD.to(self._device)
-        return self._model.forward_image(image[None])
+        return (torch.from_numpy(resized).permute(2, 0, 1).float() / 255 - _MEAN) / _STD
 
     def _features(self, encoded: dict[str, Any], batch: int) -> dict[str, Any]:
         expanded = {

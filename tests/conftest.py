@@ -12,7 +12,9 @@ ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     # ultralytics asks the network nothing.
     "YOLO_OFFLINE": "1",
-    "OMP_NUM_THREADS": "2",
+    # One thread a process, and none that spins while it waits: tests share the cores with what they start.
+    "OMP_NUM_THREADS": "1",
+    "GOMP_SPINCOUNT": "0",
 }
 for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
