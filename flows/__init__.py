@@ -8,30 +8,46 @@ What a run is made of:
 
 The flow itself:
 
-- `decode`: video -> probe, chunk plan, frames with presentation timestamps
+- `media`: paths and addresses -> videos, opened with care
+- `probe`: video -> what it is: size, rate, duration, start time, content hash
+- `decode`: video -> chunk plan, frames with presentation timestamps
 - `detect`: frames -> detections on keyframes (ultralytics YOLO)
 - `segment`: frames + box prompts -> masks (SAM 2, streaming, bounded, batched)
-- `kalman`: motion model: predict, update, gate, smooth (filterpy)
+  - `memory`: what SAM 2 remembers of each object, read by many in one batch
+  - `masks`: logits -> masks at full size
 - `track`: the loop inside a chunk: match, birth, correct, bridge, end -> tracklets + observations
+  - `kalman`: motion model: predict, update, gate, smooth (filterpy)
+  - `associate`: predicted boxes + detections -> pairs
+  - `target`: one object of a chunk and the tracklet it leaves
+- `process`: a chunk through detection and tracking, as workers run it
 - `stitch`: tracklets -> tracks, across chunk borders and gaps
 - `georeference`: pixels -> ground metres -> lon/lat, with uncertainty
 - `events`: tracks + zones and lines -> visits and crossings
 - `store`: the ledger and the tables, in a folder of Parquet files or in PostGIS
+- `pipeline`: the wiring of all of this: Ray Data over chunks; the only module that imports Ray
 
 What is made of the results:
 
 - `reports`: a report is a name, SQL and parameters, the same on both stores
+- `tracks`: short numbers for tracks, the same in pictures and files
 - `render`: annotated video
-- `export`: MOT, COCO, GeoJSON, GeoParquet, CSV
+  - `overlay`: what is drawn on a frame
+- `export`: MOT, COCO, GeoJSON, CSV
+- `output`: files that appear whole or not at all
 - `evaluate`: HOTA, IDF1, MOTA and mask J against ground truth
+  - `annotations`: boxes and masks with identities, from MOT files or a store
 
 Around it:
 
-- `models`: names -> weights: bundled, local, cached or downloaded with checksum
+- `models`: names -> weights -> networks
+  - `catalog`: the named models, their publishers, sizes and checksums
+  - `download`: one file, resumable and checked
 - `demo`: synthetic scenes with exact truth, and the nano models trained on them
-- `pipeline`: the wiring: Ray Data over chunks; the only module that imports Ray
 - `doctor`: what is installed, and how to fix what is not
+  - `installation`: its checks of packages, drivers and codecs
 - `cli`: the `sightflow` command
+  - `console`: finding the store, printing tables
+  - `progress`: a run's progress, from the ledger
 """
 
 __version__ = "0.1.0"

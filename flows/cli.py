@@ -312,9 +312,9 @@ def doctor(store: StoreOption = None) -> None:
     checks = run_checks(store_url(store))
     for check in checks:
         mark = {True: "[green]OK[/]  ", False: "[red]FAIL[/]", None: "[yellow]note[/]"}[check.ok]
-        out.print(f"{mark} {check.name}: {check.detail}", highlight=False)
+        out.print(f"{mark} {check.name}: {escape(check.detail)}", highlight=False)
         if check.ok is not True and check.fix:
-            out.print(f"     -> {check.fix}", highlight=False)
+            out.print(f"     -> {escape(check.fix)}", highlight=False)
     if any(check.ok is False for check in checks):
         raise typer.Exit(1)
 

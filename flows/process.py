@@ -54,6 +54,7 @@ class DetectChunk:
     def __init__(self, settings: Settings, device: str | None = None, threads: int | None = None) -> None:
         device = prepare_device(device, threads)
         self._settings = settings
+        self._threads = threads or 0
         self._detector = Detector(settings.detect, device)
 
     def __call__(self, chunk: Chunk) -> Detected:
@@ -62,7 +63,9 @@ class DetectChunk:
 
         def detect() -> Detected:
             every = keyframe_interval(self._settings.detect, chunk.video.fps)
-            frames = FrameReader(chunk.video, chunk.start_ns, chunk.seen_until_ns, only=Keyframes(every))
+            frames = FrameReader(
+                chunk.video, chunk.start_ns, chunk.seen_until_ns, only=Keyframes(every), threads=self._threads
+            )
             table = detect_frames(frames, self._detector, self._settings.detect.batch)
             return Detected(chunk, table, {"detect": time.monotonic() - started})
 
@@ -81,6 +84,7 @@ class TrackChunk:
     def __init__(self, settings: Settings, device: str | None = None, threads: int | None = None) -> None:
         self._device = prepare_device(device, threads)
         self._settings = settings
+        self._threads = threads or 0
         self._segmenter = load_segmenter(settings.segment, self._device)
         self._detector: Detector | None = None
 
@@ -103,7 +107,7 @@ class TrackChunk:
         segmenter = VideoSegmenter(self._segmenter, self._settings.segment, chunk.video.height_px, chunk.video.width_px)
         every = keyframe_interval(self._settings.detect, chunk.video.fps)
         tracker = ChunkTracker(chunk, segmenter, self._settings, every, self._redetect)
-        reader = FrameReader(chunk.video, chunk.start_ns, chunk.seen_until_ns)
+        reader = FrameReader(chunk.video, chunk.start_ns, chunk.seen_until_ns, threads=self._threads)
         frames = _ahead(reader, _AHEAD)
         result = tracker.run(_reporting(frames, on_frame), from_table(detected.detections))
         return replace(result, counters={**result.counters, **reader.counters, "frames": result.counters["frames"]})

@@ -1,0 +1,46 @@
+import pytest
+
+from flows.config import Settings
+from flows.errors import ConfigError
+
+
+def test_flags_win_over_environment_over_file(tmp_path, monkeypatch):
+    file = tmp_path / "settings.yaml"
+    file.write_text("detect: {detect_every: 3, min_conf: 0.2, batch: 2}\n")
+    monkeypatch.setenv("SIGHTFLOW_DETECT__MIN_CONF", "0.3")
+    monkeypatch.setenv("SIGHTFLOW_DETECT__BATCH", "5")
+    settings = Settings.load(file, {"detect": {"batch": 7, "detector": None}})
+    assert (settings.detect.detect_every, settings.detect.min_conf, settings.detect.batch) == (3, 0.3, 7)
+    assert settings.detect.detector == "nano"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("detect: {detect_evry: 3}", "detect.detect_evry"),
+        ("detect: {detect_every: 0}", "detect.detect_every"),
+        ("plan: {chunk_seconds: 1}", "overlap_seconds"),
+        ("- a\n- b", "one mapping per step"),
+        ("detect: [", "not a readable YAML"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_field(tmp_path, text, message):
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        Settings.load(file)
+    assert "settings.yaml" in str(error.value)
+
+
+def test_only_what_changes_results_is_in_the_hash():
+    base = Settings.load().result_hash()
+    same = {"detect": {"batch": 1}, "segment": {"batch": 1}, "run": {"track_workers": 3}, "store": {"url": "x"}}
+    assert Settings.load(flags=same).result_hash() == base
+    for changed in ({"track": {"match_iou": 0.4}}, {"store": {"observe_hz": 1}}, {"plan": {"chunk_seconds": 60}}):
+        assert Settings.load(flags=changed).result_hash() != base
+
+
+def test_every_field_is_documented():
+    for step in Settings.model_fields.values():
+        for name, field in step.annotation.model_fields.items():
+            assert field.description, name

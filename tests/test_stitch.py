@@ -1,0 +1,105 @@
+"""Identity across chunk borders and gaps, from tracklets alone."""
+
+import random
+
+import numpy as np
+
+from flows.config import StitchSettings
+from flows.schema import NS
+from flows.stitch import Tracklet, link_table
+
+FPS = 10
+BORDER_S = 10.0
+OVERLAP_S = 1.0
+
+
+def _box(x: float, y: float = 100.0) -> np.ndarray:
+    return np.array([x, y, x + 20, y + 50], dtype=np.float32)
+
+
+def _make_tracklet(name: str, chunk: str, t0_s: float, t1_s: float, x0: float, speed_px_s=30.0, **overrides):
+    """An object that is at x0 at time 0 and goes right, seen in one chunk from t0 to t1 (and on into shared frames)."""
+    seen_until = t1_s + OVERLAP_S if chunk == "a" and t1_s >= BORDER_S - 0.11 else t1_s
+    times = np.arange(round(t0_s * FPS), round(seen_until * FPS) + 1) / FPS
+    boxes = np.stack([_box(x0 + speed_px_s * t, overrides.get("y", 100.0)) for t in times])
+    ns = np.round(times * NS).astype(np.int64)
+    head, tail = times < times[0] + 1, times >= min(times[-1], BORDER_S) - 1
+    return Tracklet(
+        name,
+        chunk,
+        overrides.get("class_name", "person"),
+        round(t0_s * NS),
+        round(t1_s * NS),
+        ns[head],
+        boxes[head],
+        ns[tail],
+        boxes[tail],
+    )
+
+
+def _tracks(tracklets, **settings):
+    table = link_table(tracklets, [("a", "b")], "cam", StitchSettings(**settings), 1)
+    groups: dict[str, set[str]] = {}
+    for row in table.to_pylist():
+        groups.setdefault(row["track_id"], set()).add(row["tracklet_id"])
+    return sorted(map(sorted, groups.values())), {row["tracklet_id"]: row for row in table.to_pylist()}
+
+
+def test_shared_frames_join_across_the_border():
+    tracklets = [
+        _make_tracklet("a1", "a", 0, 9.9, 0),
+        _make_tracklet("a2", "a", 2, 9.9, 300),
+        _make_tracklet("b1", "b", 10, 15, 0),
+        _make_tracklet("b2", "b", 10, 15, 300),
+    ]
+    groups, rows = _tracks(tracklets)
+    assert groups == [["a1", "b1"], ["a2", "b2"]]
+    assert rows["a1"]["reason"] == "start"
+    assert rows["b1"]["reason"] == "overlap"
+    assert rows["b1"]["score"] > 0.9
+
+
+def test_another_class_is_another_object():
+    tracklets = [_make_tracklet("a1", "a", 0, 9.9, 0), _make_tracklet("b1", "b", 10, 15, 0, class_name="car")]
+    assert _tracks(tracklets)[0] == [["a1"], ["b1"]]
+
+
+def test_motion_bridges_a_gap_but_not_a_long_one():
+    before, after = _make_tracklet("a1", "a", 0, 4, 0), _make_tracklet("a2", "a", 5.5, 8, 0)
+    groups, rows = _tracks([before, after])
+    assert groups == [["a1", "a2"]]
+    assert rows["a2"]["reason"] == "motion"
+    assert _tracks([before, after], max_gap_seconds=1)[0] == [["a1"], ["a2"]]
+
+
+def test_motion_does_not_join_what_is_elsewhere_or_of_another_size():
+    before = _make_tracklet("a1", "a", 0, 4, 0)
+    assert _tracks([before, _make_tracklet("a2", "a", 4.5, 8, 0, y=300)])[0] == [["a1"], ["a2"]]
+    # What began before the other ended is a second object, however well it lies.
+    assert _tracks([before, _make_tracklet("a2", "a", 3.5, 8, 0)])[0] == [["a1"], ["a2"]]
+
+
+def test_two_that_cross_in_a_gap_keep_their_identities():
+    right, left = {"x0": 0, "speed_px_s": 60}, {"x0": 600, "speed_px_s": -60}
+    tracklets = [
+        _make_tracklet("r1", "a", 0, 4.5, **right),
+        _make_tracklet("l1", "a", 0, 4.5, **left),
+        _make_tracklet("r2", "a", 5.5, 9, **right),
+        _make_tracklet("l2", "a", 5.5, 9, **left),
+    ]
+    assert _tracks(tracklets)[0] == [["l1", "l2"], ["r1", "r2"]]
+
+
+def test_result_does_not_depend_on_the_order_of_arrival():
+    tracklets = [
+        _make_tracklet(f"{c}{i}", c, *((0, 9.9) if c == "a" else (10, 15)), i * 80) for c in "ab" for i in range(6)
+    ]
+    expected = _tracks(tracklets)[1]
+    for seed in range(5):
+        shuffled = random.Random(seed).sample(tracklets, len(tracklets))
+        assert _tracks(shuffled)[1] == expected
+
+
+def test_a_missing_chunk_ends_tracks_cleanly():
+    groups, _ = _tracks([_make_tracklet("a1", "a", 0, 4, 0), _make_tracklet("c1", "c", 20, 25, 0)])
+    assert groups == [["a1"], ["c1"]]
