@@ -151,6 +151,9 @@ def test_zones_and_lines(store: Store) -> None:
         {**visits, "visits": 3, "tracks": 2, "total_s": 3.75, "mean_s": 1.25, "longest_s": 2.5}
     ]
     assert run_report(store, "zones", source="gate", t0=START + timedelta(minutes=1))["visits"].to_pylist() == [1]
+    # The window begins with t0 and ends before t1.
+    for edges, n_visits in (({"t0": START}, 3), ({"t1": START}, 0), ({"t0": START + timedelta(hours=1)}, 1)):
+        assert sum(run_report(store, "zones", source="gate", **edges)["visits"].to_pylist()) == n_visits
     line = {"source_id": "gate", "line": "line"}
     assert run_report(store, "lines", source="gate").to_pylist() == [
         {**line, "class_name": "digger", "direction": "backward", "crossings": 1, "tracks": 1, "inferred": 0},

@@ -9,6 +9,7 @@ from flows.store.sql import bound, common_type, to_psycopg
     ("sql", "expected"),
     [
         ("select $a::text", "select %(a)s::text"),
+        ("select 7 % 2, $a % 5", "select 7 %% 2, %(a)s %% 5"),
         ("where x = $a and y = $a_2", "where x = %(a)s and y = %(a_2)s"),
         ("select 5 % 2, '50%', \"%\"", "select 5 %% 2, '50%%', \"%%\""),
         ("select '$a', 'it''s $a', $a", "select '$a', 'it''s $a', %(a)s"),

@@ -310,6 +310,13 @@ def test_query_binds_parameters_and_returns_the_same_types(store: Store) -> None
     assert (row["n"], row["mean"], row["x %s $q"]) == (90, 1112.5, 10.0)
 
 
+def test_queries_reckon_in_utc(store: Store) -> None:
+    sql = "select cast(cast($time as timestamptz) as date) as day, cast('2026-03-01 12:00' as timestamptz) as noon"
+    assert store.query(sql, {"time": START}).to_pylist() == [
+        {"day": START.date(), "noon": START.replace(hour=12, minute=0)}
+    ]
+
+
 @pytest.mark.parametrize(
     ("sql", "parameters", "message"),
     [
