@@ -239,6 +239,8 @@ def _readable(error: ValidationError, file: Path | None) -> str:
     lines = []
     for item in error.errors():
         field = ".".join(str(part) for part in item["loc"]) or "settings"
-        lines.append(f"{field}: {item['msg']} (got {item.get('input')!r})")
+        # A rule over several fields names them itself; its input would be the whole section.
+        came = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
+        lines.append(f"{field}: {item['msg'].removeprefix('Value error, ')}{came}")
     where = f" (flags, environment and {file})" if file else ""
     return "invalid settings" + where + ":\n  " + "\n  ".join(lines)

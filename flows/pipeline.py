@@ -22,6 +22,7 @@ import ray.data
 
 from flows.config import Settings
 from flows.decode import plan_chunks, probe
+from flows.detect import Detector
 from flows.errors import SightflowError
 from flows.events import recompute_events
 from flows.georeference import Calibration, locate
@@ -80,6 +81,9 @@ def plan_run(
     A video that cannot be read is recorded as rejected, and the others go on.
     """
     summary = RunSummary(str(uuid.uuid4()))
+    if settings.detect.classes:
+        # A misspelt class must stop the run before it starts, not fail every chunk.
+        Detector(settings.detect, "cpu")
     store.add_run(summary.run_id, command, settings.model_dump_json())
     key = ":".join(
         [

@@ -1,0 +1,168 @@
+"""The command line as a person meets it: messages and exit codes, most of all for what is wrong."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+CLI = [sys.executable, "-m", "flows"]
+
+
+def _sightflow(*arguments, cwd, **environment):
+    return subprocess.run(
+        [*CLI, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _write_video(path: Path, frames: int = 5) -> Path:
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(frames):
+            image = rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def _write_audio(path: Path) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def _truncate(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def _assert_error(done, code, *said):
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    for text in said:
+        assert text in done.stderr
+
+
+def test_missing_file(tmp_path):
+    _assert_error(_sightflow("run", "nowhere.mp4", cwd=tmp_path), 1, "nowhere.mp4")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda p: p.write_text("I am a shopping list") and p, "film.mp4"),
+        (lambda p: p.write_bytes(b"") or p, "film.mp4"),
+        (_write_audio, "video"),
+        (lambda p: _truncate(_write_video(p, 30)), "film.mp4"),
+    ],
+    ids=["no video", "empty", "audio only", "truncated"],
+)
+def test_a_file_that_cannot_be_read_is_said_and_recorded(tmp_path, make, said):
+    make(tmp_path / "film.mp4")
+    done = _sightflow("run", "film.mp4", "--store", "store", cwd=tmp_path)
+    _assert_error(done, 1, "rejected", said)
+    ledger = _sightflow("report", "ledger", "--store", "store", "--format", "json", cwd=tmp_path)
+    assert '"state": "failed"' in ledger.stdout
+    assert said in ledger.stdout
+
+
+def test_unknown_class_names_those_known(tmp_path):
+    _write_video(tmp_path / "film.mp4")
+    done = _sightflow("run", "film.mp4", "--classes", "persn", cwd=tmp_path)
+    _assert_error(done, 2, "persn", "did you mean 'person'", "excavator")
+
+
+def test_unknown_model(tmp_path):
+    _write_video(tmp_path / "film.mp4")
+    _assert_error(_sightflow("run", "film.mp4", "--detector", "yolo11q", cwd=tmp_path), 1, "yolo11q", "yolo11n")
+
+
+def test_model_that_cannot_be_fetched_says_which_file_to_put_where(tmp_path):
+    _write_video(tmp_path / "film.mp4")
+    mirror = {"SIGHTFLOW_MODEL_MIRROR": "http://127.0.0.1:9", "SIGHTFLOW_CACHE": str(tmp_path / "cache")}
+    done = _sightflow("run", "film.mp4", "--segmenter", "sam2.1-tiny", cwd=tmp_path, **mirror)
+    _assert_error(done, 1, "sam2.1_hiera_tiny.pt", str(tmp_path / "cache"))
+
+
+def test_model_with_a_wrong_checksum(tmp_path):
+    _write_video(tmp_path / "film.mp4")
+    listing = _sightflow("models", "list", cwd=tmp_path, SIGHTFLOW_CACHE=str(tmp_path))
+    assert "yolo11n" in listing.stdout
+    (tmp_path / "yolo11n.pt").write_bytes(b"not the weights")
+    done = _sightflow("run", "film.mp4", "--detector", "yolo11n", cwd=tmp_path, SIGHTFLOW_CACHE=str(tmp_path))
+    _assert_error(done, 1, "yolo11n.pt")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--detect-every", "0"], "detect.detect_every"),
+        (["--chunk-seconds", "1"], "overlap_seconds (1) must be at most half of chunk_seconds (1)"),
+        (["--config", "missing.yaml"], "missing.yaml"),
+    ],
+)
+def test_settings_that_cannot_be_meant(tmp_path, arguments, said):
+    _write_video(tmp_path / "film.mp4")
+    _assert_error(_sightflow("run", "film.mp4", *arguments, cwd=tmp_path), 2, said)
+
+
+def test_unreachable_database_is_named_without_its_password(tmp_path):
+    _write_video(tmp_path / "film.mp4")
+    url = "postgresql://me:secret@127.0.0.1:9/tracks"
+    done = _sightflow("run", "film.mp4", "--store", url, cwd=tmp_path)
+    _assert_error(done, 1, "127.0.0.1")
+    assert "secret" not in done.stderr + done.stdout
+
+
+def test_a_folder_that_is_no_store_is_left_alone(tmp_path):
+    _write_video(tmp_path / "film.mp4")
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "taxes.txt").write_text("2026")
+    _assert_error(_sightflow("run", "film.mp4", "--store", "papers", cwd=tmp_path), 1, "papers")
+    assert [p.name for p in (tmp_path / "papers").iterdir()] == ["taxes.txt"]
+
+
+def test_a_store_of_another_version(tmp_path):
+    _write_video(tmp_path / "film.mp4")
+    _sightflow("run", _write_audio(tmp_path / "a.mp4"), "--store", "store", cwd=tmp_path)
+    (version,) = (tmp_path / "store").glob("schema_version*")
+    version.write_text(version.read_text().replace("1", "999"))
+    _assert_error(_sightflow("report", "--store", "store", cwd=tmp_path), 1, "999")
+
+
+def test_reading_makes_no_store(tmp_path):
+    _assert_error(_sightflow("report", "--store", "nowhere", cwd=tmp_path), 1, "no store there yet")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_unknown_report_lists_those_there_are(tmp_path):
+    _sightflow("run", _write_audio(tmp_path / "a.mp4"), "--store", "store", cwd=tmp_path)
+    _assert_error(_sightflow("report", "coutns", "--store", "store", cwd=tmp_path), 2, "coutns", "counts")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_full_disk_is_said(tmp_path):
+    """A store on a file system without room: here one whose folder is a file that takes nothing."""
+    _write_video(tmp_path / "film.mp4")
+    _assert_error(_sightflow("run", "film.mp4", "--store", "/dev/full/store", cwd=tmp_path), 1, "/dev/full")
+
+
+def test_help_and_doctor(tmp_path):
+    assert "run" in _sightflow("--help", cwd=tmp_path).stdout
+    doctor = _sightflow("doctor", "--store", "store", cwd=tmp_path)
+    assert "Traceback" not in doctor.stderr
+    assert "Python" in doctor.stdout

@@ -1,0 +1,132 @@
+"""The whole flow on a real local Ray, by the command a person types: run, resume, crash and account."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.demo.scene import Scene
+from flows.demo.writer import VIDEO_NAME, write_scene
+from flows.schema import ChunkState
+from flows.store import open_store
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="session")
+def scene(tmp_path_factory) -> Path:
+    """Twelve seconds of a synthetic scene, small enough for tests."""
+    folder = tmp_path_factory.mktemp("scene")
+    write_scene(Scene.random(7, width=320, height=180, fps=10.0, duration_s=12.0, n_objects=4), folder)
+    return folder / VIDEO_NAME
+
+
+def _command(video: Path, store_url: str, *more: str) -> list[str]:
+    flags = ["--store", store_url, "--source", "yard", "--chunk-seconds", "4", "--detect-every", "5"]
+    return [sys.executable, "-m", "flows", "run", str(video), *flags, *more]
+
+
+def _run(video: Path, store_url: str, *more: str) -> subprocess.CompletedProcess:
+    return subprocess.run(_command(video, store_url, *more), capture_output=True, text=True, check=False)
+
+
+def _ledger(store_url: str) -> list[dict]:
+    with open_store(store_url) as store:
+        return store.ledger().to_pylist()
+
+
+def _rows(store_url: str) -> dict[str, int]:
+    """Observations stored, and those that would be there twice."""
+    sql = "select count(*) as n, count(*) - count(distinct tracklet_id || '@' || frame) as twice from observations"
+    with open_store(store_url) as store:
+        return store.query(sql).to_pylist()[0]
+
+
+def _worker(parent: int, stage: str, deadline_s: float = 120) -> psutil.Process:
+    """A Ray actor of this run's stage, once it has worked for a moment."""
+    until = time.monotonic() + deadline_s
+    while time.monotonic() < until:
+        for process in psutil.Process(parent).children(recursive=True):
+            try:
+                if stage in " ".join(process.cmdline()) and process.cpu_times().user > 0:
+                    return process
+            except psutil.Error:
+                continue
+        time.sleep(0.2)
+    raise AssertionError(f"no worker of {stage} within {deadline_s} s")
+
+
+def test_run_then_nothing_left_to_do(scene, store_url):
+    first = _run(scene, store_url)
+    assert first.returncode == 0, first.stderr
+    assert "3 chunks processed, 0 done before" in first.stdout
+    ledger = _ledger(store_url)
+    assert [row["state"] for row in ledger] == [ChunkState.DONE] * 3
+    assert sum(row["frames"] for row in ledger) >= 120
+    rows = _rows(store_url)
+    assert rows["n"] > 0
+    assert rows["twice"] == 0
+
+    second = _run(scene, store_url)
+    assert second.returncode == 0, second.stderr
+    assert "Nothing to do: all 3 chunks were processed before" in second.stderr
+    assert _rows(store_url) == rows
+    # A setting that changes results is other work; one that does not is not.
+    changed = _run(scene, store_url, "--detect-every", "7")
+    assert "3 chunks processed" in changed.stdout
+
+
+def test_a_killed_worker_costs_one_attempt_and_nothing_else(scene, tmp_path):
+    store_url = str(tmp_path / "store")
+    run = subprocess.Popen(_command(scene, store_url), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _worker(run.pid, "Map(_Track)").send_signal(signal.SIGKILL)
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    assert "3 chunks processed" in out
+    ledger = _ledger(store_url)
+    assert {row["state"] for row in ledger} == {ChunkState.DONE}
+    assert _rows(store_url)["twice"] == 0
+
+
+def test_a_killed_driver_is_resumed(scene, tmp_path):
+    store_url = str(tmp_path / "store")
+    run = subprocess.Popen(
+        _command(scene, store_url), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    until = time.monotonic() + 240
+    while time.monotonic() < until and not _done(store_url):
+        time.sleep(0.1)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    before = _done(store_url)
+    assert before, "no chunk was done before the kill"
+    again = _run(scene, store_url)
+    assert again.returncode == 0, again.stderr
+    assert f"{3 - len(before)} chunks processed, {len(before)} done before" in again.stdout
+    assert _rows(store_url)["twice"] == 0
+    with open_store(store_url) as store:
+        assert store.links("yard").num_rows == store.tracklets("yard").num_rows
+
+
+def _done(store_url: str) -> set[str]:
+    ledger = Path(store_url) / "ledger"
+    rows = [json.loads(path.read_text()) for path in ledger.glob("*.json")] if ledger.is_dir() else []
+    return {row["chunk_id"] for row in rows if row["state"] == ChunkState.DONE}
+
+
+def test_one_bad_video_among_good_ones_is_recorded_and_the_others_go_on(scene, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(scene.read_bytes()[:3000])
+    (tmp_path / "good.mp4").write_bytes(scene.read_bytes())
+    done = _run(tmp_path, str(tmp_path / "store"))
+    assert done.returncode == 1
+    assert "3 chunks processed" in done.stdout
+    assert "1 videos rejected" in done.stdout
+    failed = [row for row in _ledger(str(tmp_path / "store")) if row["state"] == ChunkState.FAILED]
+    assert len(failed) == 1
+    assert "broken.mp4" in failed[0]["error"]
