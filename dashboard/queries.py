@@ -14,11 +14,11 @@ from dashboard.filters import Selection
 T0_S, T1_S, TS_S = "extract(epoch from t0)", "extract(epoch from t1)", "extract(epoch from ts)"
 MAX_PATHS, MAX_POINTS = 200, 20_000
 
-# World time of a chunk; the chunks of several settings may cover the same video, `of_video` numbers them.
+# World time of a chunk. A video that could not be read has a chunk without extent, and no row in `videos`.
 _CHUNKS = """
 select c.*, extract(epoch from v.start_time) + c.start_ns / 1e9 as begin_s,
     extract(epoch from v.start_time) + c.end_ns / 1e9 as until_s, v.uri
-from chunks c join videos v on v.video_id = c.video_id and v.source_id = c.source_id
+from chunks c left join videos v on v.video_id = c.video_id and v.source_id = c.source_id
 """
 
 
@@ -29,7 +29,7 @@ def class_names() -> list[str]:
 
 def chunks(selection: Selection) -> pd.DataFrame:
     """Ledger rows, newest first, with world times `begin_s`, `until_s` and the video's `uri`."""
-    where, parameters = selection.where("begin_s", "until_s", classes=False)
+    where, parameters = selection.where("coalesce(begin_s, $t0_s)", "coalesce(until_s, $t0_s)", classes=False)
     frame = rows(f"select * from ({_CHUNKS}) as placed where {where} order by updated_at desc", parameters)
     return frame.assign(video_s=(frame["end_ns"] - frame["start_ns"]) / 1e9)
 

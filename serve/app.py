@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -50,9 +51,10 @@ class Api:
                 yield event
         except BackPressureError:
             raise BusyError from None
-        finally:
-            # Without effect where the stream has ended; else the worker stops at the next frame.
+        except (GeneratorExit, asyncio.CancelledError):
+            # The client has gone: the worker stops at the next frame.
             stream.cancel()
+            raise
 
 
 def build(args: dict[str, Any]) -> ray_serve.Application:

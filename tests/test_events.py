@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from flows.demo.scene import Scene
 from flows.demo.writer import line_crossings, zone_visits
 from flows.errors import CalibrationError, ConfigError
-from flows.events import compute_events, read_zones
+from flows.events import compute_events, read_zones, recompute_events
 from flows.schema import EVENTS, OBSERVATIONS, TIMESTAMP
-from flows.store.base import Zone
+from flows.store import Zone, open_store
+from tests.dashboard.filled import fill
 
 START_US = round(datetime(2026, 3, 1, 8, tzinfo=UTC).timestamp() * 1e6)
 SQUARE = Zone("yard", "zone", ((0, 0), (10, 0), (10, 10), (0, 10)))
@@ -269,3 +270,23 @@ def test_the_demo_scenes_events_are_found_from_true_positions(seeds):
             for e, t in zip(found, true, strict=True)
         )
     assert exact >= 0.95 * len(seeds)
+
+
+def test_events_are_recomputed_from_what_is_stored(store_url):
+    with open_store(store_url) as store:
+        fill(store)
+        yard_m = Zone("yard", "zone", ((-10.0, 5), (10, 5), (10, 60), (-10, 60)), "m")
+        gate = Zone("gate", "line", ((300, 100), (300, 360)))
+        store.write_zones("gate", [yard_m, gate])
+        # The observations were committed before there was a calibration.
+        events = recompute_events(store, "gate")
+        assert sorted(set(events["zone"].to_pylist())) == ["gate", "yard"]
+        assert (
+            store.query("select event_id from events where source_id = 'gate' order by ts, event_id")[
+                "event_id"
+            ].to_pylist()
+            == events["event_id"].to_pylist()
+        )
+        store.write_zones("gate", [])
+        assert recompute_events(store, "gate").num_rows == 0
+        assert store.query("select count(*) as n from events")["n"].to_pylist() == [0]

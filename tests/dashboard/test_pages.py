@@ -43,11 +43,17 @@ def _metrics(app: AppTest) -> dict[str, str]:
     return {metric.label: metric.value for metric in app.metric}
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_page_shows_a_filled_store(monkeypatch, filled_folder, page):
-    app = _open(monkeypatch, filled_folder, page)
-    assert not app.error
-    assert app.metric or app.dataframe
+def test_every_page_shows_either_store(monkeypatch, store_url):
+    with open_store(store_url) as store:
+        fill(store)
+        store.reject("lost.mp4", "gate", "lost.mp4: not a video")
+    for page in PAGES:
+        app = _open(monkeypatch, store_url, page)
+        assert not app.error
+        assert app.metric or app.dataframe
+    assert "lost.mp4: not a video" in app.dataframe[-1].value["error"].tolist()
+    app.slider(key="time").set_range(*[app.slider(key="time").value[0]] * 2).run()
+    assert not app.exception
 
 
 def test_overview_counts_what_was_processed(monkeypatch, filled_folder):
