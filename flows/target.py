@@ -17,6 +17,8 @@ from flows.segment import Segment
 
 # A mask whose box overlaps the box estimated from both sides less than this is not that object's mask.
 _TRUSTED_MASK_IOU = 0.4
+# One contradiction may be the detector's lapse.
+_GHOST_KEYFRAMES = 2
 # Seconds of boxes at either end that the stitcher extrapolates motion from.
 _ENDS_SECONDS = 1.0
 
@@ -71,7 +73,8 @@ class Target:
         self.kalman = BoxKalman(box_xyxy, frame.pts_ns, sigma)
         self.votes: Counter[str] = Counter()
         self.hits = 0
-        self.misses = 0
+        self.unmatched = 0
+        self.contradicted = 0
         self.segment: Segment | None = None
         self.last_seen_ns = frame.pts_ns
         self.confirmed = False
@@ -111,7 +114,7 @@ class Target:
         if segment is not None:
             self._pointers.append(segment.pointer)
         self.segment = segment
-        self.misses = 0
+        self.unmatched = self.contradicted = 0
         self.last_seen_ns = frame.pts_ns
         sighting = Sighting(frame.number, frame.pts_ns, State.DETECTED, box_xyxy, sigma, confidence)
         self._see(sighting.with_segment(segment))
@@ -127,11 +130,21 @@ class Target:
         """Its mask was carried back onto a frame before its birth."""
         self._see(_propagated(frame, segment, sigma))
 
+    def missed(self) -> None:
+        """No detection was matched to it on a keyframe; where its mask is in view, that contradicts the mask."""
+        self.unmatched += 1
+        self.contradicted += self.visible
+
     def unseen(self, frame: Frame, state: State, object_score: float | None = None) -> None:
         """Nothing was measured on this frame: it is hidden (BRIDGED) or the frame was not looked at (INTERPOLATED)."""
         if state is State.BRIDGED:
             self.segment = None
         self._see(Sighting(frame.number, frame.pts_ns, state, None, 0.0, object_score=object_score))
+
+    def is_double(self, min_hits: int) -> None:
+        """It turned out to be another object's double: only what was detected as it, often enough, stays."""
+        self.contradicted = _GHOST_KEYFRAMES
+        self.confirmed = self.confirmed and self.hits >= min_hits
 
     def hidden_seconds(self, pts_ns: int) -> float:
         """How long ago it was last seen."""
@@ -170,20 +183,13 @@ class Target:
     def _trimmed(self, settings: TrackSettings) -> list[Sighting]:
         """Sightings up to the last true one, in order of time.
 
-        What follows the last detection is kept only where the detector had little chance to disagree: masks it
-        looked at twice without a match are a ghost's.
+        A mask the detector contradicted twice is a ghost's, and so is what it was carried to since the last detection.
         """
         ordered = [self._sightings[t] for t in sorted(self._sightings)]
-        true_states = (
-            {State.DETECTED}
-            if self.misses >= min(2, settings.max_missed_keyframes)
-            else {
-                State.DETECTED,
-                State.PROPAGATED,
-            }
-        )
+        ghost = self.contradicted >= min(_GHOST_KEYFRAMES, settings.max_missed_keyframes)
+        true_states = {State.DETECTED} if ghost else {State.DETECTED, State.PROPAGATED}
         seen = [i for i, s in enumerate(ordered) if s.state in true_states]
-        return ordered[seen[0] if seen else 0 : seen[-1] + 1] if seen else []
+        return ordered[: seen[-1] + 1] if seen else []
 
     def _observation(self, chunk: Chunk, tracklet_id: str, sighting: Sighting, box: FloatArray) -> dict[str, Any]:
         x1, y1, x2, y2 = (float(v) for v in box)

@@ -170,7 +170,7 @@ class ChunkTracker:
             matched.update({free[i].target_id: int(rows[j]) for i, j in pairs})
         for target in targets:
             if target.target_id not in matched:
-                target.misses += 1
+                target.missed()
         self._confirm(frame, found, names, matched)
         taken = set(matched.values())
         self._bear(frame, found, names, [int(r) for r in strong if r not in taken])
@@ -286,8 +286,9 @@ class ChunkTracker:
                 continue
             rank = {t.target_id: (t.target_id in matched, t.hits, -t.target_id) for t in (older, younger)}
             loser = min((older, younger), key=lambda t: rank[t.target_id])
-            if loser.target_id in self._live and loser.misses > 0:
+            if loser.target_id in self._live and loser.unmatched > 0:
                 self.counters["duplicates"] += 1
+                loser.is_double(self._track.min_hits)
                 self._retire(loser)
 
     def _end(self, frame: Frame) -> None:
@@ -296,9 +297,9 @@ class ChunkTracker:
             x1, y1, x2, y2 = target.box_xyxy
             left = not target.visible and not (0 <= (x1 + x2) / 2 <= width and 0 <= (y1 + y2) / 2 <= height)
             lost = target.hidden_seconds(frame.pts_ns) > self._track.max_bridge_seconds
-            missed = target.misses >= self._track.max_missed_keyframes and target.visible
-            unconfirmed = not target.confirmed and target.misses >= self._track.min_hits
-            if left or lost or missed or unconfirmed:
+            ghost = target.contradicted >= self._track.max_missed_keyframes
+            unconfirmed = not target.confirmed and target.unmatched >= self._track.min_hits
+            if left or lost or ghost or unconfirmed:
                 self._retire(target)
 
     def _retire(self, target: Target) -> None:

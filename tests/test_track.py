@@ -1,0 +1,248 @@
+"""The loop inside a chunk, with an oracle for masks: what an object's life does must not depend on how good SAM is.
+
+The oracle stands where `VideoSegmenter` does and answers from a drawn truth: every object's box at every time, None
+where it is hidden. The same loop with the real segmenter runs in `test_process.py`.
+"""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import supervision as sv
+
+from flows.associate import iou_matrix
+from flows.config import Settings
+from flows.schema import NS, Chunk, Frame, Mask, State, Video
+from flows.segment import Segment
+from flows.track import ChunkTracker
+
+HEIGHT_PX, WIDTH_PX, FPS = 240, 320, 10
+EVERY = 5
+
+
+def _box(x, y=100.0, w=20.0, h=50.0):
+    return np.array([x, y, x + w, y + h], dtype=np.float32)
+
+
+class _Oracle:
+    """Follows the object that a prompt lies on most, exactly; `blind` lists frames on which it loses everything."""
+
+    def __init__(self, paths, blind=()):
+        self.paths, self.blind = paths, set(blind)
+        self.counters = {}
+        self._index, self._first, self._follows = -1, 0, {}
+
+    def push(self, image):
+        self._index += 1
+        return {i: self._segment(path, self._index) for i, path in self._follows.items()}
+
+    def prompt(self, boxes):
+        for i, box in boxes.items():
+            shown = {name: path[self._index] for name, path in self.paths.items() if path[self._index] is not None}
+            overlap = {name: iou_matrix(box[None], other[None])[0, 0] for name, other in shown.items()}
+            self._follows[i] = max(overlap, key=overlap.get) if overlap and max(overlap.values()) > 0 else None
+        return {i: self._segment(self._follows[i], self._index) for i in boxes}
+
+    def drop(self, ids):
+        for i in ids:
+            self._follows.pop(i, None)
+
+    def forget_frames(self):
+        self._first = self._index
+
+    def carry_back(self, ids):
+        for index in range(self._index - 1, self._first - 1, -1):
+            if not ids:
+                return
+            yield {i: self._segment(self._follows[i], index) for i in sorted(ids)}
+
+    def _segment(self, name, index):
+        box = self.paths[name][index] if name is not None and index not in self.blind else None
+        if box is None:
+            return Segment(-5.0, None, np.zeros(4, np.float32))
+        x1, y1, x2, y2 = (round(float(v)) for v in box)
+        return Segment(9.0, Mask(x1, y1, np.ones((y2 - y1, x2 - x1), bool)), np.ones(4, np.float32))
+
+
+def _chunk(frames, **overrides):
+    video = Video("film.mp4", "hash", "yard", WIDTH_PX, HEIGHT_PX, FPS, frames / FPS, "h264", "mp4")
+    return Chunk(
+        **{"video": video, "index": 0, "start_ns": 0, "end_ns": frames * NS, "overlap_ns": 0} | overrides,
+        settings_hash="x",
+    )
+
+
+def _detections(entries):
+    boxes = [box for box, *_ in entries]
+    return sv.Detections(
+        xyxy=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        confidence=np.array([confidence for _, confidence, *_ in entries], dtype=np.float32),
+        class_id=np.zeros(len(entries), dtype=int),
+        data={"class_name": np.array([(e[2] if len(e) > 2 else "person") for e in entries], dtype=object)},
+    )
+
+
+def _track(paths, found=None, *, frames=40, blind=(), redetect=None, chunk=None, **track):
+    """Run the loop; `found` maps keyframe -> detections, default: every visible object at confidence 0.9."""
+    settings = Settings.load(flags={"track": {"smooth": False} | track, "detect": {"detect_every": EVERY}})
+    found = found or {
+        k: [(path[k], 0.9) for path in paths.values() if path[k] is not None] for k in range(0, frames, EVERY)
+    }
+    tracker = ChunkTracker(chunk or _chunk(frames), _Oracle(paths, blind), settings, EVERY, redetect)
+    image = np.zeros((HEIGHT_PX, WIDTH_PX, 3), np.uint8)
+    made = (Frame(i, i * NS // FPS, image) for i in range(frames))
+    result = tracker.run(made, {k * NS // FPS: _detections(entries) for k, entries in found.items()})
+    lives = {}
+    for row in result.observations.to_pylist():
+        lives.setdefault(row["tracklet_id"], []).append(row)
+    return result, sorted(
+        (sorted(rows, key=lambda r: r["frame"]) for rows in lives.values()), key=lambda r: r[0]["frame"]
+    )
+
+
+def _stored(row):
+    return np.array([row[f"{c}_px"] for c in ("x1", "y1", "x2", "y2")])
+
+
+def _walk(start=0, end=40, *, frames=40, x0=20.0, speed=4.0, hidden=(), y=100.0):
+    return [_box(x0 + speed * i, y) if start <= i < end and i not in hidden else None for i in range(frames)]
+
+
+def test_an_object_is_followed_from_its_first_frame_to_its_last():
+    _, lives = _track({"a": _walk()})
+    (life,) = lives
+    assert [row["frame"] for row in life] == list(range(40))
+    assert Counter(row["state"] for row in life) == {State.DETECTED: 8, State.PROPAGATED: 32}
+    truth = np.stack(_walk())
+    boxes = np.stack([_stored(row) for row in life])
+    assert np.abs(boxes - truth).max() <= 1
+    assert life[3]["y_px"] == pytest.approx(truth[3, 3], abs=1)
+
+
+def test_what_enters_between_keyframes_is_reported_from_where_it_entered():
+    _, ((first, *_),) = _track({"a": _walk(start=7)})
+    assert first["frame"] == 7
+    assert first["state"] == State.PROPAGATED
+
+
+def test_a_tentative_object_is_reported_from_its_first_frame_once_confirmed_and_else_never():
+    paths = {"a": _walk(), "ghost": _walk(y=10, speed=0)}
+    found = {k: [(paths["a"][k], 0.5)] for k in range(0, 40, EVERY)}
+    found[10] = [*found[10], (paths["ghost"][10], 0.6)]
+    result, (life,) = _track(paths, found)
+    assert life[0]["frame"] == 0
+    assert result.counters["born"] == 2
+
+
+def test_one_confident_detection_is_enough():
+    paths = {"a": _walk(start=18, end=24)}
+    _, (life,) = _track(paths, {**{k: [] for k in range(0, 40, EVERY)}, 20: [(paths["a"][20], 0.9)]})
+    assert (life[0]["frame"], life[-1]["frame"]) == (18, 23)
+
+
+def test_hidden_objects_are_bridged_under_the_same_id():
+    _, (life,) = _track({"a": _walk(hidden=range(12, 24))})
+    states = {row["frame"]: row["state"] for row in life}
+    assert [states[i] for i in range(12, 24)] == [State.BRIDGED] * 12
+    truth = _walk()
+    for row in life[12:24]:
+        assert (
+            iou_matrix(np.array([[row[f"{c}_px"] for c in ("x1", "y1", "x2", "y2")]]), truth[row["frame"]][None]) > 0.5
+        )
+
+
+def test_a_bridge_ends_and_so_does_the_tracklet_at_its_last_true_sighting():
+    _, lives = _track({"a": _walk(hidden=range(12, 33))}, max_bridge_seconds=1.5)
+    assert [(life[0]["frame"], life[-1]["frame"]) for life in lives] == [(0, 11), (33, 39)]
+
+
+def test_what_leaves_the_frame_ends():
+    _, (life,) = _track({"a": _walk(end=20, x0=230.0)})
+    assert life[-1]["frame"] == 19
+
+
+def test_a_mask_that_jumps_is_drift_and_is_looked_at_at_once():
+    path = _walk()
+    wrong = {k: _box(250, 10) for k in (12, 13)}
+    paths = {"a": [wrong.get(i, box) for i, box in enumerate(path)]}
+    found = {k: [(path[k], 0.9)] for k in range(0, 40, EVERY)}
+    looked = []
+
+    def redetect(frame):
+        looked.append(frame.number)
+        return _detections([(path[frame.number], 0.9)])
+
+    result, (life,) = _track(paths, found, redetect=redetect)
+    assert looked[0] == 12
+    assert result.counters["drifted"] >= 1
+    row = life[12]
+    assert row["state"] == State.DETECTED
+    assert row["x1_px"] == pytest.approx(path[12][0], abs=1)
+
+
+def test_a_mask_without_any_detection_for_it_is_a_ghost():
+    """The object was never more than one detection and a mask that stays: it ends at the detection."""
+    paths = {"a": _walk(speed=0)}
+    _, (life,) = _track(paths, {**{k: [] for k in range(0, 40, EVERY)}, 5: [(paths["a"][5], 0.9)]})
+    assert life[-1]["frame"] == 5
+
+
+def test_two_masks_on_one_object_become_one():
+    """Two detections of one object start two; from the next keyframe on there is one detection."""
+    path = _walk(speed=0)
+    found = {k: [(path[k], 0.9)] for k in range(0, 40, EVERY)}
+    found[0] = [(path[0], 0.9), (path[0] + np.array([3, 0, 3, 0], np.float32), 0.86)]
+    result, lives = _track({"a": path}, found)
+    assert [len(life) for life in lives] == [40]
+    assert result.counters["duplicates"] == 1
+
+
+def test_class_is_decided_by_vote():
+    path = _walk()
+    found = {k: [(path[k], 0.9, "truck" if k == 10 else "car")] for k in range(0, 40, EVERY)}
+    _, (life,) = _track({"a": path}, found)
+    assert {row["class_name"] for row in life} == {"car"}
+
+
+def test_a_bare_gap_in_masks_is_carried_by_detections():
+    """SAM sees nothing at all: keyframes are detected, the rest bridged, and the identity holds."""
+    _, (life,) = _track({"a": _walk()}, blind=range(40))
+    assert Counter(row["state"] for row in life) == {State.DETECTED: 8, State.BRIDGED: 28}
+
+
+def test_only_own_frames_are_stored_and_the_tail_reaches_into_shared_ones():
+    chunk = _chunk(40, end_ns=2 * NS, overlap_ns=NS)
+    result, (life,) = _track({"a": _walk()}, chunk=chunk, frames=30)
+    assert life[-1]["pts_ns"] < 2 * NS
+    (tracklet,) = result.tracklets.to_pylist()
+    assert max(tracklet["tail_pts_ns"]) == 29 * NS // FPS
+    assert min(tracklet["tail_pts_ns"]) <= NS
+    assert tracklet["n_observations"] == len(life) == 20
+
+
+def test_the_same_input_gives_the_same_output():
+    paths = {"a": _walk(), "b": _walk(x0=280, speed=-5), "c": _walk(start=13, y=10)}
+    first, second = (_track(paths)[0] for _ in range(2))
+    assert first.observations.equals(second.observations)
+    assert first.tracklets.equals(second.tracklets)
+
+
+def test_two_that_cross_keep_their_ids():
+    paths = {"a": _walk(speed=5), "b": _walk(x0=220, speed=-5)}
+    _, lives = _track(paths)
+    assert len(lives) == 2
+    assert sorted(life[-1]["x1_px"] - life[0]["x1_px"] > 0 for life in lives) == [False, True]
+
+
+def test_thinning_keeps_first_last_and_changes():
+    settings = Settings.load(flags={"store": {"observe_hz": 1}})
+    paths = {"a": _walk(hidden=range(12, 17))}
+    tracker = ChunkTracker(_chunk(40), _Oracle(paths), settings, EVERY)
+    image = np.zeros((HEIGHT_PX, WIDTH_PX, 3), np.uint8)
+    found = {
+        k * NS // FPS: _detections([(paths["a"][k], 0.9)] if paths["a"][k] is not None else []) for k in range(0, 40, 5)
+    }
+    rows = tracker.run((Frame(i, i * NS // FPS, image) for i in range(40)), found).observations.to_pylist()
+    frames = {row["frame"] for row in rows}
+    assert {0, 39, 12, 17} <= frames
+    assert len(frames) < 30
