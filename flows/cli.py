@@ -330,6 +330,19 @@ def dashboard(
     os.execv(command[0], command)
 
 
+@app.command()
+def serve(
+    store: StoreOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="TCP port to listen on.")] = 8000,
+) -> None:
+    """Answer short clips over HTTP."""
+    import serve as endpoint
+
+    command = endpoint.command(store_url(store), host, port)
+    os.execv(command[0], command)
+
+
 def main() -> None:
     """Entry point: errors of ours end in one clear line and their exit code."""
     logging.basicConfig(level=os.environ.get("SIGHTFLOW_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")

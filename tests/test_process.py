@@ -1,0 +1,86 @@
+"""One chunk through the real steps: real decoding, the nano detector, the nano segmenter."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.config import Settings
+from flows.decode import plan_chunks, probe
+from flows.demo.scene import Scene
+from flows.demo.writer import VIDEO_NAME, write_scene
+from flows.process import DetectChunk, TrackChunk, _ahead
+from flows.schema import State
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scene")
+    write_scene(Scene.random(7, width=320, height=180, fps=10.0, duration_s=4.0, n_objects=4), folder)
+    return folder / VIDEO_NAME
+
+
+def _make_settings(**flags):
+    return Settings.load(flags={"detect": {"detect_every": 5}, **flags})
+
+
+def _process(video: Path, settings: Settings):
+    (chunk,) = plan_chunks(probe(str(video)), settings.plan, "hash")
+    return TrackChunk(settings, threads=1)(DetectChunk(settings, threads=1)(chunk))
+
+
+def test_a_chunk_gives_observations_with_masks(video):
+    result = _process(video, _make_settings())
+    assert result.error is None
+    assert result.counters["frames"] == 40
+    assert set(result.timings_s) == {"detect", "track"}
+    assert result.tracklets.num_rows >= 1
+    states = set(result.observations["state"].to_pylist())
+    assert State.DETECTED in states
+    assert any(mask is not None for mask in result.observations["mask"].to_pylist())
+
+
+def test_the_same_chunk_gives_the_same_result(video):
+    first, second = (_process(video, _make_settings()) for _ in range(2))
+    assert first.observations.equals(second.observations)
+
+
+def test_masks_can_be_left_out(video):
+    result = _process(video, _make_settings(store={"masks": "none"}))
+    assert set(result.observations["mask"].to_pylist()) == {None}
+
+
+def test_a_video_that_went_away_is_the_chunks_error(video, tmp_path):
+    settings = _make_settings()
+    copy = tmp_path / "film.mp4"
+    copy.write_bytes(video.read_bytes())
+    (chunk,) = plan_chunks(probe(str(copy)), settings.plan, "hash")
+    detect, track = DetectChunk(settings, threads=1), TrackChunk(settings, threads=1)
+    detected = detect(chunk)
+    copy.unlink()
+    assert "film.mp4" in track(detected).error
+    assert "film.mp4" in track(detect(chunk)).error
+
+
+def test_reading_ahead_keeps_order_and_errors():
+    def items():
+        yield from range(100)
+        raise OSError("disk gone")
+
+    seen = []
+    with pytest.raises(OSError, match="disk gone"):
+        seen.extend(_ahead(items(), 3))
+    assert list(_ahead(range(100), 3)) == list(range(100))
+
+
+def test_reading_ahead_stops_with_its_reader():
+    made = []
+
+    def items():
+        for i in range(1000):
+            made.append(i)
+            yield i
+
+    for item in _ahead(items(), 3):
+        if item == 10:
+            break
+    assert len(made) < 20
