@@ -182,7 +182,9 @@ class _Progress:
 
     def on_frame(self, frame: Frame) -> None:
         """Before every frame that is tracked."""
-        length_ns = self._chunk.seen_until_ns - self._chunk.start_ns
+        # The last chunk's overlap lies beyond the video's end.
+        end_ns = min(self._chunk.seen_until_ns, round(self._chunk.video.duration_s * NS))
+        length_ns = max(end_ns - self._chunk.start_ns, 1)
         self("track", min((frame.pts_ns - self._chunk.start_ns) / length_ns, 1.0))
 
 
