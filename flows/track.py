@@ -32,9 +32,12 @@ Redetect = Callable[[Frame], sv.Detections]
 _DETECTION_SIGMA = 0.03
 _DETECTION_SIGMA_UNSURE = 0.07
 # The same of a mask's box, until keyframes have shown how far masks and detections differ in this chunk.
-_MASK_SIGMA = 0.08
+_MASK_SIGMA = 0.1
 _MASK_SIGMA_RANGE = (0.03, 0.5)
 _MASK_SIGMA_MEMORY = 0.95
+# Masks worse than this say where an object is less well than motion does: they neither choose detections nor tell
+# of drift. SAM 2.1's are at about 0.05 on people; a segmenter on footage unlike its training may be far above.
+_TRUSTED_MASK_SIGMA = 0.2
 # A detection that lies to this share inside a live object of its class is a part of it, not another one.
 _PART_COVERAGE = 0.8
 
@@ -125,11 +128,22 @@ class ChunkTracker:
             if segment.mask is None or segment.object_score <= self._track.min_object_score:
                 target.unseen(frame, State.BRIDGED, segment.object_score)
             elif self._expected(target, segment):
-                target.propagated(frame, segment, self._mask_sigma)
+                target.propagated(frame, segment, self._propagated_sigma)
+            elif not self._masks_trusted:
+                target.unseen(frame, State.INTERPOLATED, segment.object_score)
             else:
                 self._drifted.add(target.target_id)
                 self.counters["drifted"] += 1
                 target.unseen(frame, State.BRIDGED, segment.object_score)
+
+    @property
+    def _masks_trusted(self) -> bool:
+        return self._mask_sigma < _TRUSTED_MASK_SIGMA
+
+    @property
+    def _propagated_sigma(self) -> float:
+        """Deviation to give one of many masks in a row: their errors are one error, carried on from frame to frame."""
+        return self._mask_sigma * float(np.sqrt(self._every))
 
     def _expected(self, target: Target, segment: Segment) -> bool:
         """Whether a mask lies inside the gate and has not jumped in area."""
@@ -178,7 +192,7 @@ class ChunkTracker:
 
     def _candidate(self, target: Target, boxes_xyxy: FloatArray) -> Candidate:
         places = [target.box_xyxy]
-        if target.segment is not None:
+        if target.segment is not None and self._masks_trusted:
             places.append(target.segment.box_xyxy)
         distance2 = [target.kalman.distance2(box, _DETECTION_SIGMA) for box in boxes_xyxy]
         return Candidate(target.class_name, np.stack(places), np.array(distance2))
