@@ -2,8 +2,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-# What an environment was installed from: a change of pins or extras installs again.
-STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+# What an environment was installed from: a change of pins or extras, or another checkout, installs again.
+STAMP := $(VENV)/.installed-$(shell (cat pyproject.toml constraints.txt; pwd) | cksum | cut -d' ' -f1)
 
 .PHONY: demo test lint bench dashboard clean
 
@@ -37,11 +37,11 @@ $(STAMP): | $(BIN)/python
 	$(BIN)/pip install -q -c constraints.txt torch torchvision
 	SAM2_BUILD_CUDA=0 $(BIN)/pip install -q -c constraints.txt --no-build-isolation sam2
 	$(BIN)/pip install -q -c constraints.txt -e '.[video,serve,dashboard]'
-	touch $@
+	@touch $@
 
 $(STAMP)-dev: $(STAMP)
 	$(BIN)/pip install -q -c constraints.txt -e '.[video,serve,dashboard,dev]'
-	touch $@
+	@touch $@
 
 clean:
 	rm -rf .venv build *.egg-info demo-out sightflow-data .mypy_cache .ruff_cache .pytest_cache
