@@ -45,12 +45,15 @@ def segmenter(
     device: Annotated[str, typer.Option(help="cpu or cuda; the default takes a GPU where there is one.")] = "",
     max_minutes: Annotated[float, typer.Option(help="Stop (resumably) after this time.")] = float("inf"),
 ) -> None:
-    """Train the nano segmenter through its curriculum."""
+    """Train the nano segmenter through its curriculum; under torchrun, every process makes a batch of its own."""
     import torch
+    import torch.distributed as dist
 
     from flows.demo.clips import ClipMaker
     from flows.demo.train_segmenter import Trainer
 
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
     paths = sorted(masklets.glob("*.npz")) if masklets else []
     maker = ClipMaker([path for path in paths if path.stem not in (hold_back or [])])
     trainer = Trainer(

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
 from flows.demo.clips import ClipMaker, ClipSpec
@@ -51,25 +52,25 @@ class Phase:
 CURRICULUM = (
     Phase(2700, 128, 1, 10, 6, 0.45, 0.35),
     Phase(150, 128, 2, 8, 4, 0.45, 0.35),
-    Phase(350, 128, 4, 5, 4, 0.45, 0.35),
+    Phase(150, 128, 4, 5, 4, 0.45, 0.35),
     Phase(300, 256, 2, 4, 4, 0.5, 0.3),
-    Phase(600, 256, 4, 3, 4, 0.5, 0.3),
-    Phase(1300, 256, 7, 2, 3, 0.55, 0.3, 0.3),
-    Phase(400, 256, 12, 2, 2, 0.6, 0.3, 0.5),
-    Phase(150, 512, 4, 1, 3, 0.7, 0.2, 0.5),
+    Phase(700, 256, 4, 2, 4, 0.5, 0.35, 0.2),
+    Phase(800, 256, 7, 2, 3, 0.5, 0.35, 0.3),
+    Phase(200, 256, 12, 1, 4, 0.55, 0.35, 0.5),
+    Phase(100, 512, 4, 1, 4, 0.6, 0.3, 0.5),
 )
 
 
 class StepDataset(Dataset[Batch]):
-    """The batch of every training step, a function of seed and step alone."""
+    """The batch of every training step, a function of seed, step and rank alone."""
 
-    def __init__(self, maker: ClipMaker, curriculum: tuple[Phase, ...], seed: int) -> None:
-        self._maker, self._curriculum, self._seed = maker, curriculum, seed
+    def __init__(self, maker: ClipMaker, curriculum: tuple[Phase, ...], seed: int, rank: int = 0) -> None:
+        self._maker, self._curriculum, self._seed, self._rank = maker, curriculum, seed, rank
 
     def __getitem__(self, step: int) -> Batch:
         cv2.setNumThreads(1)  # the cores belong to training
         phase = phase_at(self._curriculum, step)
-        rng = np.random.default_rng((self._seed, step))
+        rng = np.random.default_rng((self._seed, step, self._rank))
         spec = ClipSpec(phase.size_px, phase.frames, phase.objects, phase.real_share, phase.scene_share)
         return collate([self._maker.make(rng, spec) for _ in range(phase.clips)], rng)
 
@@ -116,6 +117,8 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=0.02)
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.step = 0
+        self._rank: int = dist.get_rank() if dist.is_initialized() else 0
+        self._ranks: int = dist.get_world_size() if dist.is_initialized() else 1
         self.out_dir.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -158,21 +161,30 @@ class Trainer:
             figures = self.train_step(batch.to(torch.device(self.device)))
             for key, value in figures.items():
                 sums.setdefault(key, []).append(value)
-            if self.step % self.log_every == 0:
-                now = time.monotonic()
-                self._log(sums, (now - last_log) / self.log_every)
-                sums, last_log = {}, now
-            if self.step % self.picture_every == 0:
-                self._picture(batch)
-            if self.step % self.save_every == 0:
-                self.save()
+            if self._rank == 0:
+                sums, last_log = self._report(batch, sums, last_log)
             if time.monotonic() - started > max_seconds:
                 break
-        self.save()
+        if self._rank == 0:
+            self.save()
+
+    def _report(
+        self, batch: Batch, sums: dict[str, list[float]], last_log: float
+    ) -> tuple[dict[str, list[float]], float]:
+        """Write what is due after this step; returns the figures still to be logged and the time of the last log."""
+        if self.step % self.picture_every == 0:
+            self._picture(batch)
+        if self.step % self.save_every == 0:
+            self.save()
+        if self.step % self.log_every:
+            return sums, last_log
+        now = time.monotonic()
+        self._log(sums, (now - last_log) / self.log_every)
+        return {}, now
 
     def _batches(self) -> Iterator[Batch]:
         steps = range(self.step, self.total_steps)
-        dataset = StepDataset(self.maker, self.curriculum, self.seed)
+        dataset = StepDataset(self.maker, self.curriculum, self.seed, self._rank)
         loader: DataLoader[Batch] = DataLoader(
             dataset,
             batch_size=None,
@@ -200,11 +212,23 @@ class Trainer:
         loss = total_loss(parts)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self._share_gradients()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
         self._update_average()
         return self._figures(parts, said, batch)
+
+    def _share_gradients(self) -> None:
+        """Average gradients over processes, so that all take the same step."""
+        if self._ranks == 1:
+            return
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        # Which parts take part depends on the clips: what one process did not use, another may have.
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+        dist.all_reduce(flat)
+        for p, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            p.grad = (gradient / self._ranks).view_as(p)
 
     def _schedule(self) -> float:
         warm = min(1.0, (self.step + 1) / self.warm_up_steps)
@@ -213,7 +237,7 @@ class Trainer:
 
     def _update_average(self) -> None:
         """Exponential average of the weights: what is evaluated and shipped."""
-        decay = min(0.998, (self.step + 1) / (self.step + 10))
+        decay = min(0.995, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
             for key, value in self.model.state_dict().items():
                 self.average[key].lerp_(value, 1 - decay)
