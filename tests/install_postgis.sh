@@ -38,7 +38,7 @@ if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
     echo "create_main_cluster = false" | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
 fi
 # The server comes as a dependency: named here, an installed one would be upgraded and its clusters restarted.
-as_root env DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1 apt-get install -y -qq --no-install-recommends \
+as_root env DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1 apt-get install -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends \
     -o Dpkg::Options::=--force-confold "postgresql-$version-postgis-3" ||
     leave "apt-get install failed (see above)"
 echo "installed PostgreSQL $version with PostGIS"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -126,7 +126,10 @@ class ParquetStore(Store):
     @contextmanager
     def locked(self, source_id: str) -> Iterator[None]:
         """See `Store.locked`."""
-        with explained(self._folder), file_lock(self._folder / "locks" / f"{source_folder(source_id)}.stitch"):
+        with ExitStack() as held:
+            # What is done under the lock is not the lock's to explain.
+            with explained(self._folder):
+                held.enter_context(file_lock(self._folder / "locks" / f"{source_folder(source_id)}.stitch"))
             yield
 
     def tracklets(self, source_id: str) -> pa.Table:

@@ -27,6 +27,11 @@ from flows.store.sql import bound, observations_sql, to_psycopg
 from flows.store.tables import VIDEOS, begun_row, days_of, ended_row, planned_row, rejected_row, video_row
 
 _LOCK = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
+_MARK_NEWEST = """
+    update links k set newest = not k.newest
+    from (select max(version) as version from link_versions where source_id = %(source_id)s) n
+    where k.source_id = %(source_id)s and k.newest <> (k.version = n.version)
+"""
 
 
 class PostgisStore(Store):
@@ -164,16 +169,16 @@ class PostgisStore(Store):
     def write_links(self, source_id: str, version: int, links: pa.Table) -> None:
         """See `Store.write_links`."""
 
+        key = (source_id, version)
+
         def work(connection: Connection) -> None:
             with connection.transaction():
                 connection.execute(_LOCK, (f"links {source_id}",))
-                connection.execute(
-                    "delete from track_links where (source_id, version) = (%s, %s)", (source_id, version)
-                )
-                connection.execute(
-                    "insert into link_versions values (%s, %s) on conflict do nothing", (source_id, version)
-                )
-                pgarrow.copy(connection, "track_links", links.cast(TRACK_LINKS))
+                connection.execute("delete from links where (source_id, version) = (%s, %s)", key)
+                connection.execute("insert into link_versions values (%s, %s) on conflict do nothing", key)
+                pgarrow.copy(connection, "links", links.cast(TRACK_LINKS))
+                connection.execute(_MARK_NEWEST, {"source_id": source_id})
+            connection.execute("analyze links")
 
         self._server.run(work)
 

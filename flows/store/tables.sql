@@ -87,21 +87,24 @@ create table link_versions (
     primary key (source_id, version)
 );
 
-create table track_links (
+-- Which links are the newest is written down, not asked each time: the planner then knows how many there are. With a
+-- guess of two it went through all observations once per link.
+create table links (
     tracklet_id text collate "C" not null,
     track_id text collate "C" not null,
     source_id text collate "C" not null,
     version integer not null,
     score real,
-    reason text collate "C" not null
+    reason text collate "C" not null,
+    newest boolean not null default true
 );
-create index on track_links (source_id, version);
+create index on links (source_id, version);
+
+create view track_links as
+select tracklet_id, track_id, source_id, version, score, reason from links;
 
 create view newest_links as
-select k.*
-from track_links k
-join (select source_id, max(version) as version from link_versions group by source_id) n
-    on n.source_id = k.source_id and n.version = k.version;
+select tracklet_id, track_id, source_id, version, score, reason from links where newest;
 
 -- One partition per day, made as days come: a table observations_<yyyymmdd>.
 create table observations (
