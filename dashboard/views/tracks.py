@@ -53,8 +53,12 @@ if source_id is None and len(sources) == 1:
 
 def draw_paths(source: str) -> None:
     """The paths of the selection, the chosen one before the others."""
-    units = {"px": "Picture (px)", "m": "Ground (m)"} if queries.has_metres(source) else {"px": "Picture (px)"}
-    unit = st.segmented_control("Plane", list(units), default="px", format_func=units.get, key="plane", required=True)
+    unit = "px"
+    if queries.has_metres(source):
+        units = {"px": "Picture (px)", "m": "Ground (m)"}
+        unit = st.segmented_control(
+            "Plane", list(units), default="px", format_func=units.get, key="plane", bind="query-params", required=True
+        )
     of_source = type(chosen)(source, chosen.t0, chosen.t1, chosen.class_names)
     everything = queries.paths(of_source, unit)
     size_px = queries.picture_size(source) if unit == "px" else None
