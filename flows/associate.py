@@ -17,6 +17,9 @@ FORBIDDEN = 1e6
 _OTHER_CLASS_IOU = 0.5
 # ... and loses against a detection of the right class that overlaps by this much less.
 _OTHER_CLASS_PENALTY = 0.3
+# What a detection at the gate's edge costs against one at its centre, in units of overlap: overlap decides between
+# close candidates, motion where nothing overlaps.
+_MOTION_WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
@@ -60,29 +63,27 @@ def associate(
     min_iou: float,
     gate: float,
 ) -> list[tuple[int, int]]:
-    """Pairs (candidate, detection), first by overlap, then, for what is left, by motion inside the gate.
+    """Pairs (candidate, detection) that cost least together.
+
+    A pair is possible where the boxes overlap or the detection lies inside the gate of the object's motion; it costs
+    what is missing of the overlap, and its distance from the prediction.
 
     Args:
         candidates: N live objects.
         boxes_xyxy: D detections, (D, 4).
         class_names: Their classes.
-        min_iou: Least overlap of the first pass.
-        gate: Largest squared Mahalanobis distance of the second pass.
+        min_iou: Overlap that makes a pair possible, wherever motion expects the object.
+        gate: Largest squared Mahalanobis distance that makes a pair possible, whether boxes overlap or not.
     """
     if not candidates or len(boxes_xyxy) == 0:
         return []
     same = np.array([[c.class_name == name for name in class_names] for c in candidates])
     overlap = np.stack([iou_matrix(c.boxes_xyxy, boxes_xyxy).max(axis=0) for c in candidates])
-    least = np.where(same, min_iou, max(min_iou, _OTHER_CLASS_IOU))
-    cost = np.where(overlap >= least, 1 - overlap + np.where(same, 0, _OTHER_CLASS_PENALTY), FORBIDDEN)
-    pairs = assign(cost)
-    free_rows = sorted(set(range(len(candidates))) - {i for i, _ in pairs})
-    free_columns = sorted(set(range(len(boxes_xyxy))) - {j for _, j in pairs})
-    if not free_rows or not free_columns:
-        return pairs
-    distance = np.stack([c.distance2 for c in candidates])
-    reach = np.where(same & (distance <= gate), distance, FORBIDDEN)[np.ix_(free_rows, free_columns)]
-    return pairs + [(free_rows[i], free_columns[j]) for i, j in assign(reach)]
+    distance2 = np.stack([c.distance2 for c in candidates])
+    overlaps = overlap >= np.where(same, min_iou, max(min_iou, _OTHER_CLASS_IOU))
+    possible = overlaps | (same & (distance2 <= gate))
+    cost = 1 - overlap + _MOTION_WEIGHT * np.minimum(distance2 / gate, 1) + np.where(same, 0, _OTHER_CLASS_PENALTY)
+    return assign(np.where(possible, cost, FORBIDDEN))
 
 
 def assign(cost: Float64Array) -> list[tuple[int, int]]:

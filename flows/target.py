@@ -94,6 +94,11 @@ class Target:
         return self.kalman.box_xyxy
 
     @property
+    def mean_confidence(self) -> float:
+        """Mean confidence of the detections matched to it."""
+        return float(np.mean(self._confidences))
+
+    @property
     def visible(self) -> bool:
         """Whether its mask was accepted on the newest frame."""
         return self.segment is not None
@@ -241,7 +246,7 @@ class Target:
             "source_id": chunk.video.source_id,
             "class_name": self.class_name,
             "class_share": float(self.votes[self.class_name] / sum(self.votes.values())),
-            "confidence": float(np.mean(self._confidences)),
+            "confidence": self.mean_confidence,
             "t0": chunk.video.time_at(own[0].pts_ns),
             "t1": chunk.video.time_at(own[-1].pts_ns),
             "pts0_ns": own[0].pts_ns,

@@ -23,7 +23,7 @@ def test_overlap_pairs_optimally_not_greedily():
     assert _associate(candidates, [[3, 0, 13, 20], [7, 0, 17, 20]]) == [(0, 0), (1, 1)]
 
 
-def test_motion_takes_what_overlap_leaves_inside_the_gate_only():
+def test_motion_finds_what_does_not_overlap_inside_the_gate_only():
     boxes = [[0, 0, 10, 20], [30, 0, 40, 20], [500, 0, 510, 20]]
     candidates = [_make_candidate(0, distance2=(0, 99, 999)), _make_candidate(20, distance2=(50, 4, 900))]
     assert _associate(candidates, boxes) == [(0, 0), (1, 1)]
