@@ -256,13 +256,20 @@ def calibrate(
     store: StoreOption = None,
 ) -> None:
     """Fit a source's ground plane from control points; chunks committed from now on carry ground positions."""
+    import numpy as np
+
+    from flows.events import recompute_events
     from flows.georeference import fit_homography, read_points
 
     control = read_points(points)
-    calibration = fit_homography(control.points_px, control.points_m)
+    calibration = fit_homography(control.points_px, control.points_m, control.origin_lonlat)
     with existing_store(store) as opened:
         opened.write_calibration(source, calibration.to_json())
-    out.print(f"{len(control.points_px)} points, error {calibration.rmse_m:.3f} m (root mean square)")
+        recompute_events(opened, source)
+    used = int(calibration.inliers.sum())
+    out.print(f"{used} of {len(control.points_px)} points fit, error {calibration.rmse_m:.3f} m (root mean square)")
+    for row in np.flatnonzero(~calibration.inliers):
+        out.print(f"set aside: point {row + 1} at {control.points_px[row].tolist()} px; is it mistyped?")
 
 
 @app.command()

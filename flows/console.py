@@ -21,7 +21,10 @@ from flows.errors import StoreError, UsageError
 from flows.reports import run_report
 from flows.store import Store, open_store
 
-out = Console(soft_wrap=True)
+# Where nobody's window sets a width, tables get room for their names.
+_WIDTH = 160
+
+out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDTH)
 err = Console(stderr=True, soft_wrap=True)
 
 

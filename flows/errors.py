@@ -39,6 +39,10 @@ class OutOfMemoryError(SightflowError):
     """A model step that does not fit the device's memory even with a batch of one."""
 
 
+class WorkerError(SightflowError):
+    """Workers that die before they begin a chunk."""
+
+
 class StoreError(SightflowError):
     """A store that cannot be reached, read or written."""
 

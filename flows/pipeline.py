@@ -19,11 +19,12 @@ from typing import Any
 
 import ray
 import ray.data
+import ray.exceptions
 
 from flows.config import Settings
 from flows.decode import plan_chunks, probe
 from flows.detect import Detector
-from flows.errors import SightflowError
+from flows.errors import SightflowError, WorkerError
 from flows.events import recompute_events
 from flows.georeference import Calibration, locate
 from flows.models import model_hash, resolve
@@ -39,6 +40,8 @@ Row = dict[str, Any]
 _WORKER_BYTES = 3 << 30
 # Ray Data gives up after this long without a finished chunk; an hour-long chunk on a laptop takes its time.
 _NO_PROGRESS_SECONDS = 24 * 3600
+# A worker may die while it starts (its node went away); one that always does stops the run.
+_INIT_DEATHS = 3
 _OBJECT_STORE_BYTES = 256 << 20
 
 
@@ -108,7 +111,7 @@ def plan_run(
     summary.chunk_ids = list(chunks)
     if retry_failed:
         store.reset_failed(summary.chunk_ids)
-    states = _states(store, summary.chunk_ids)
+    states = _column(store, list(chunks.values()), "state")
     finished = (ChunkState.DONE, ChunkState.FAILED)
     summary.skipped = sum(state == ChunkState.DONE for state in states.values())
     return summary, [chunk for chunk_id, chunk in chunks.items() if states[chunk_id] not in finished]
@@ -130,12 +133,26 @@ def run(
     if open_chunks:
         start_ray()
     while open_chunks:
-        for chunk_id, error in _one_pass(open_chunks, settings):
-            if error is not None:
-                _log.warning("chunk %s failed: %s", chunk_id, error)
+        attempts = _column(store, open_chunks, "attempts")
+        died: Exception | None = None
+        try:
+            for chunk_id, error in _one_pass(open_chunks, settings):
+                if error is not None:
+                    _log.warning("chunk %s failed: %s", chunk_id, error)
+        except ray.exceptions.RayError as error:
+            died = error
+        states = _column(store, open_chunks, "state")
         # Whatever died with its worker is still open; its attempts were counted when it was begun.
-        states = _states(store, [chunk.chunk_id for chunk in open_chunks])
-        open_chunks = [c for c in open_chunks if states[c.chunk_id] in (ChunkState.PLANNED, ChunkState.RUNNING)]
+        remaining = [c for c in open_chunks if states[c.chunk_id] in (ChunkState.PLANNED, ChunkState.RUNNING)]
+        if (
+            died is not None
+            and len(remaining) == len(open_chunks)
+            and attempts == _column(store, remaining, "attempts")
+        ):
+            raise WorkerError(f"workers die while they start, before any chunk is begun: {died}") from died
+        if remaining:
+            _log.warning("%d chunks died with their worker and are taken up again", len(remaining))
+        open_chunks = remaining
     # A run that was killed may have left its last chunks unstitched, so this does not depend on `todo`.
     for source_id in sorted(summary.sources):
         stitch_source(store, source_id, settings.stitch)
@@ -150,7 +167,8 @@ def run(
 def _one_pass(chunks: Sequence[Chunk], settings: Settings) -> Iterator[tuple[str, str | None]]:
     """One pass of the dataflow over open chunks; yields (chunk id, error) of each as it is committed."""
     workers = _workers(settings, len(chunks))
-    actor = {"max_restarts": -1, "max_task_retries": 0}
+    # A dead actor is replaced by the pool; what it worked on is the next pass's.
+    actor = {"max_restarts": 0, "max_task_retries": 0}
     dataset = (
         # 1 row per chunk, one row per block: Ray may run them anywhere, in any order.
         ray.data.from_items([{"chunk": pickle.dumps(chunk)} for chunk in chunks], override_num_blocks=len(chunks))
@@ -224,15 +242,15 @@ def start_ray() -> None:
     local: dict[str, Any] = {}
     if "RAY_ADDRESS" not in os.environ:
         local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-        # The backend warns about actors' constructor arguments, which Ray Data itself puts where it warns about.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Restarts and retries of actors can only be set through arguments that Ray 2.64 will rename.
     warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # A dead worker is ours to report, in a line instead of Ray's pages.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
+    context.max_consecutive_actor_init_deaths = _INIT_DEATHS
     context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS
 
 
@@ -263,6 +281,7 @@ def _pool(size: int) -> Any:
     return ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1)
 
 
-def _states(store: Store, chunk_ids: Sequence[str]) -> dict[str, str]:
-    ledger = store.ledger(chunk_ids)
-    return dict(zip(ledger["chunk_id"].to_pylist(), ledger["state"].to_pylist(), strict=True))
+def _column(store: Store, chunks: Sequence[Chunk], name: str) -> dict[str, Any]:
+    """One column of the ledger by chunk id."""
+    ledger = store.ledger([chunk.chunk_id for chunk in chunks])
+    return dict(zip(ledger["chunk_id"].to_pylist(), ledger[name].to_pylist(), strict=True))

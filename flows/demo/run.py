@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from flows.schema import Mask
 from flows.store import Store, Zone, open_store
 
 SOURCE = "demo"
+START_TIME = datetime(2026, 1, 5, 8, tzinfo=UTC)
+"""When the scene is said to have been filmed: a Monday morning."""
 
 
 def run_demo(folder: Path, *, seed: int | None, store_url: str | None, score: bool, as_json: bool) -> None:
@@ -47,7 +50,7 @@ def run_demo(folder: Path, *, seed: int | None, store_url: str | None, score: bo
     with open_store(url) as store:
         _set_up_source(store, source, truth)
         settings = Settings.load(flags={"store": {"url": url}})
-        run_flow([str(folder / VIDEO_NAME)], settings, source=source, quiet=as_json)
+        run_flow([str(folder / VIDEO_NAME)], settings, source=source, start_time=START_TIME, quiet=as_json)
         scores = _scores(store, source, folder, truth) if score else {}
         if as_json:
             sys.stdout.write(json.dumps(scores) + "\n")
