@@ -129,9 +129,26 @@ def run(
         todo, summary: From `plan_run`.
         settings, store: As there.
     """
-    open_chunks = list(todo)
-    if open_chunks:
+    if todo:
         start_ray()
+        _process(list(todo), settings, store)
+    # A run that was killed may have left its last chunks unstitched, so this does not depend on `todo`.
+    for source_id in sorted(summary.sources):
+        stitch_source(store, source_id, settings.stitch)
+        recompute_events(store, source_id)
+    for row in store.ledger(summary.chunk_ids).to_pylist():
+        if row["state"] == ChunkState.FAILED:
+            summary.failed[row["chunk_id"]] = row["error"]
+    summary.done = len(summary.chunk_ids) - len(summary.failed) - summary.skipped
+    return summary
+
+
+def _process(open_chunks: list[Chunk], settings: Settings, store: Store) -> None:
+    """Pass over open chunks until none is open: a pass leaves open what died with its worker.
+
+    Raises:
+        WorkerError: No worker lives long enough to begin a chunk.
+    """
     while open_chunks:
         attempts = _column(store, open_chunks, "attempts")
         died: Exception | None = None
@@ -142,26 +159,11 @@ def run(
         except ray.exceptions.RayError as error:
             died = error
         states = _column(store, open_chunks, "state")
-        # Whatever died with its worker is still open; its attempts were counted when it was begun.
-        remaining = [c for c in open_chunks if states[c.chunk_id] in (ChunkState.PLANNED, ChunkState.RUNNING)]
-        if (
-            died is not None
-            and len(remaining) == len(open_chunks)
-            and attempts == _column(store, remaining, "attempts")
-        ):
+        open_chunks = [c for c in open_chunks if states[c.chunk_id] in (ChunkState.PLANNED, ChunkState.RUNNING)]
+        if died is not None and attempts == _column(store, open_chunks, "attempts"):
             raise WorkerError(f"workers die while they start, before any chunk is begun: {died}") from died
-        if remaining:
-            _log.warning("%d chunks died with their worker and are taken up again", len(remaining))
-        open_chunks = remaining
-    # A run that was killed may have left its last chunks unstitched, so this does not depend on `todo`.
-    for source_id in sorted(summary.sources):
-        stitch_source(store, source_id, settings.stitch)
-        recompute_events(store, source_id)
-    for row in store.ledger(summary.chunk_ids).to_pylist():
-        if row["state"] == ChunkState.FAILED:
-            summary.failed[row["chunk_id"]] = row["error"]
-    summary.done = len(summary.chunk_ids) - len(summary.failed) - summary.skipped
-    return summary
+        if open_chunks:
+            _log.warning("%d chunks died with their worker and are taken up again", len(open_chunks))
 
 
 def _one_pass(chunks: Sequence[Chunk], settings: Settings) -> Iterator[tuple[str, str | None]]:
