@@ -105,7 +105,8 @@ def plan_run(
             continue
         store.add_video(video)
         summary.sources.add(video.source_id)
-        planned = plan_chunks(video, settings.plan, key)
+        # World times are stored, so the same video with another start time is other work.
+        planned = plan_chunks(video, settings.plan, f"{key}:{video.start_time.isoformat()}")
         store.plan(planned)
         chunks.update({chunk.chunk_id: chunk for chunk in planned})
     summary.chunk_ids = list(chunks)

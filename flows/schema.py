@@ -158,6 +158,17 @@ class Mask:
             out[y0:y1, x0:x1] = self.crop[y0 - self.y_px : y1 - self.y_px, x0 - self.x_px : x1 - self.x_px]
         return out
 
+    def within(self, box_xyxy: FloatArray) -> Mask | None:
+        """The part inside a box, (4,) pixels; None where nothing is."""
+        x1, y1, x2, y2 = (round(float(v)) for v in box_xyxy)
+        left, top = max(x1 - self.x_px, 0), max(y1 - self.y_px, 0)
+        inside = self.crop[top : max(y2 - self.y_px, 0), left : max(x2 - self.x_px, 0)]
+        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+        if rows.size == 0:
+            return None
+        tight = inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        return Mask(self.x_px + left + int(columns[0]), self.y_px + top + int(rows[0]), np.ascontiguousarray(tight))
+
     def to_bytes(self) -> bytes:
         """Stored form: x, y, w, h as little-endian int32, then COCO's compressed run lengths of the crop."""
         from pycocotools import mask as coco

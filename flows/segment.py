@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -54,6 +54,10 @@ class Segment:
         height, width = self.mask.crop.shape
         x, y = self.mask.x_px, self.mask.y_px
         return np.array([x, y, x + width, y + height], dtype=np.float32)
+
+    def within(self, box_xyxy: FloatArray) -> Segment:
+        """The same with the part of its mask inside a box, (4,) pixels: the rest has leaked onto something else."""
+        return self if self.mask is None else replace(self, mask=self.mask.within(box_xyxy))
 
 
 class VideoSegmenter:

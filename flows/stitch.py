@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,8 +62,10 @@ def stitch_source(store: Store, source_id: str, settings: StitchSettings, versio
     runs on one camera do not undo each other.
     """
     with store.locked(source_id):
-        table = store.tracklets(source_id)
-        links = link_table(read_tracklets(table), _borders(store, source_id), source_id, settings, version)
+        chunks = _current_chunks(store, source_id)
+        current = {row["chunk_id"] for row in chunks}
+        tracklets = [t for t in read_tracklets(store.tracklets(source_id)) if t.chunk_id in current]
+        links = link_table(tracklets, _borders(chunks), source_id, settings, version)
         store.write_links(source_id, version, links)
     return len(set(links["track_id"].to_pylist()))
 
@@ -126,16 +129,25 @@ def read_tracklets(table: pa.Table) -> list[Tracklet]:
     return tracklets
 
 
-def _borders(store: Store, source_id: str) -> list[tuple[str, str]]:
-    """Neighbouring done chunks of each video of a source."""
-    ledger = [
+def _current_chunks(store: Store, source_id: str) -> list[dict[str, Any]]:
+    """Done chunks of a source, in order; of a video run with several settings only those of the newest.
+
+    Both sets of tracklets describe the same objects, and linking both would count each twice.
+    """
+    done = [
         row for row in store.ledger().to_pylist() if row["source_id"] == source_id and row["state"] == ChunkState.DONE
     ]
-    ledger.sort(key=lambda row: (row["video_id"], row["settings_hash"], row["start_ns"]))
+    newest = {row["video_id"]: row["settings_hash"] for row in sorted(done, key=lambda row: row["updated_at"])}
+    current = [row for row in done if row["settings_hash"] == newest[row["video_id"]]]
+    return sorted(current, key=lambda row: (row["video_id"], row["start_ns"]))
+
+
+def _borders(chunks: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Pairs of neighbouring chunks (earlier, later) of one video."""
     return [
         (a["chunk_id"], b["chunk_id"])
-        for a, b in pairwise(ledger)
-        if (a["video_id"], a["settings_hash"], a["end_ns"]) == (b["video_id"], b["settings_hash"], b["start_ns"])
+        for a, b in pairwise(chunks)
+        if (a["video_id"], a["end_ns"]) == (b["video_id"], b["start_ns"])
     ]
 
 

@@ -38,6 +38,10 @@ _MASK_SIGMA_MEMORY = 0.95
 # Masks worse than this say where an object is less well than motion does: they neither choose detections nor tell
 # of drift. SAM 2.1's are at about 0.05 on people; a segmenter on footage unlike its training may be far above.
 _TRUSTED_MASK_SIGMA = 0.2
+# What of a mask lies outside its prompt by more than this share of the box's size has leaked onto something else ...
+_PROMPT_MARGIN = 0.1
+# ... and so has what lies outside the expected box by more than this and three deviations of its place.
+_REACH_MARGIN = 0.25
 # A detection that lies to this share inside a live object of its class is a part of it, not another one.
 _PART_COVERAGE = 0.8
 
@@ -124,10 +128,11 @@ class ChunkTracker:
             if segments is None:
                 target.unseen(frame, State.INTERPOLATED)
                 continue
-            segment = segments[target.target_id]
-            if segment.mask is None or segment.object_score <= self._track.min_object_score:
+            whole = segments[target.target_id]
+            segment = whole.within(_reach(target.kalman))
+            if whole.mask is None or segment.object_score <= self._track.min_object_score:
                 target.unseen(frame, State.BRIDGED, segment.object_score)
-            elif self._expected(target, segment):
+            elif segment.mask is not None and self._expected(target, segment):
                 target.propagated(frame, segment, self._propagated_sigma)
             elif not self._masks_trusted:
                 target.unseen(frame, State.INTERPOLATED, segment.object_score)
@@ -210,7 +215,8 @@ class ChunkTracker:
         if reset:
             self._segmenter.drop([i for i in reset if segments[i] is None])
             fresh = self._segmenter.prompt(reset)
-            segments |= {i: s if s.mask is not None else None for i, s in fresh.items()}
+            clipped = {i: segment.within(_expanded(reset[i], _PROMPT_MARGIN)) for i, segment in fresh.items()}
+            segments |= {i: s if s.mask is not None else None for i, s in clipped.items()}
             self.counters["corrected"] += len(reset)
         for target_id, row in matched.items():
             target = self._live[target_id]
@@ -248,7 +254,7 @@ class ChunkTracker:
             sigma = _detection_sigma(confidence)
             target = Target(target_id, frame, found.xyxy[row], confidence, names[row], sigma)
             target.confirmed = confidence >= self._track.prompt_conf or self._track.min_hits == 1
-            segment = segments[target_id]
+            segment = segments[target_id].within(_expanded(found.xyxy[row], _PROMPT_MARGIN))
             target.detected(
                 frame, found.xyxy[row], confidence, names[row], sigma, segment if segment.mask is not None else None
             )
@@ -271,8 +277,8 @@ class ChunkTracker:
         areas = {i: s.mask.area_px for i in born if (s := self._live[i].segment) and s.mask}
         for frame, segments in zip(earlier, self._segmenter.carry_back(born), strict=False):
             for target_id in sorted(born):
-                segment = segments[target_id]
                 filters[target_id].predict(newest_ns - frame.pts_ns)
+                segment = segments[target_id].within(_reach(filters[target_id]))
                 if segment.mask is None or segment.object_score <= self._track.min_object_score:
                     born.discard(target_id)
                     continue
@@ -323,6 +329,17 @@ class ChunkTracker:
         observations, tracklets = target.rows(self._chunk, self._settings)
         self._observations.append(pa.Table.from_pylist(observations, schema=OBSERVATIONS))
         self._tracklets.append(pa.Table.from_pylist(tracklets, schema=TRACKLETS))
+
+
+def _expanded(box_xyxy: FloatArray, margin: float, spread_px: float = 0.0) -> FloatArray:
+    """A box with a margin on every side: a share of its size and something in pixels."""
+    add = margin * float((box_xyxy[2:] - box_xyxy[:2]).max()) + spread_px
+    return box_xyxy + np.array([-add, -add, add, add], dtype=np.float32)
+
+
+def _reach(kalman: BoxKalman) -> FloatArray:
+    """Where an object's mask can be at all, given where motion expects it."""
+    return _expanded(kalman.box_xyxy, _REACH_MARGIN, 3 * kalman.spread_px)
 
 
 def _detection_sigma(confidence: float) -> float:

@@ -1,12 +1,15 @@
 """Identity across chunk borders and gaps, from tracklets alone."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 
 from flows.config import StitchSettings
 from flows.schema import NS
-from flows.stitch import Tracklet, link_table
+from flows.stitch import Tracklet, link_table, stitch_source
+from flows.store import open_store
+from tests.stores import make_chunk, make_result
 
 FPS = 10
 BORDER_S = 10.0
@@ -103,3 +106,16 @@ def test_result_does_not_depend_on_the_order_of_arrival():
 def test_a_missing_chunk_ends_tracks_cleanly():
     groups, _ = _tracks([_make_tracklet("a1", "a", 0, 4, 0), _make_tracklet("c1", "c", 20, 25, 0)])
     assert groups == [["a1"], ["c1"]]
+
+
+def test_another_run_with_other_settings_does_not_count_objects_twice(store_url):
+    """The same ten seconds tracked twice: the newest settings' tracklets are linked, the others are left alone."""
+    with open_store(store_url) as store:
+        for settings_hash in ("old", "new"):
+            result = make_result(replace(make_chunk(), settings_hash=settings_hash))
+            store.add_video(result.chunk.video)
+            store.plan([result.chunk])
+            store.commit(result)
+        stitch_source(store, result.chunk.video.source_id, StitchSettings())
+        linked = store.links(result.chunk.video.source_id)["tracklet_id"].to_pylist()
+        assert sorted(linked) == sorted(result.tracklets["tracklet_id"].to_pylist())
