@@ -111,7 +111,8 @@ class ClipMaker:
 
     def _add_sprites(self, rng: np.random.Generator, spec: ClipSpec, canvas: _Canvas) -> None:
         base_is_real = bool(canvas.known)
-        count = int(rng.integers(0, 4) if base_is_real else rng.integers(2, 9))
+        # Enough that no object has to be tracked twice in the same clip, which would be time for nothing.
+        count = int(rng.integers(2, 6) if base_is_real else rng.integers(3, 9))
         sprites: list[Sprite] = []
         while len(sprites) < count:
             if self._real and rng.random() < max(spec.real_share, 0.1):

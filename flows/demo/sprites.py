@@ -119,7 +119,9 @@ def cutout_sprite(rng: np.random.Generator, source: MaskletClip, size_px: int, f
         alpha = (source.labels(frame)[y1:y2, x1:x2] == label).astype(np.uint8) * 255
         patch = np.dstack([source.frame(frame)[y1:y2, x1:x2], cv2.blur(alpha, (3, 3))])
         shrink = min(1.0, 1.5 * tall_px / height)
-        patch = cv2.resize(patch, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+        # A sliver must not vanish.
+        small = (max(1, round(shrink * patch.shape[1])), max(1, round(shrink * patch.shape[0])))
+        patch = cv2.resize(patch, small, interpolation=cv2.INTER_AREA)
         patches.append(np.ascontiguousarray(patch[:, ::-1] if flip else patch))
     scale = tall_px / patches[0].shape[0]
     # There and back again, so that a short masklet fills a long clip without a jump.
