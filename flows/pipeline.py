@@ -23,12 +23,10 @@ import ray.exceptions
 
 from flows.config import Settings
 from flows.decode import plan_chunks, probe
-from flows.detect import Detector
 from flows.errors import SightflowError, WorkerError
 from flows.events import recompute_events
 from flows.georeference import Calibration, locate
 from flows.models import model_hash, resolve
-from flows.process import DetectChunk, TrackChunk
 from flows.schema import Chunk, ChunkState
 from flows.stitch import stitch_source
 from flows.store import Store, open_store
@@ -86,6 +84,8 @@ def plan_run(
     summary = RunSummary(str(uuid.uuid4()))
     if settings.detect.classes:
         # A misspelt class must stop the run before it starts, not fail every chunk.
+        from flows.detect import Detector
+
         Detector(settings.detect, "cpu")
     store.add_run(summary.run_id, command, settings.model_dump_json())
     key = ":".join(
@@ -198,8 +198,13 @@ def _one_pass(chunks: Sequence[Chunk], settings: Settings) -> Iterator[tuple[str
         yield row["chunk_id"], row["error"]
 
 
+# The actors import the models' libraries, and they alone: commits and a driver with nothing to do start in a second.
+
+
 class _Detect:
     def __init__(self, settings: Settings, threads: int) -> None:
+        from flows.process import DetectChunk
+
         self._settings = settings
         self._detect = DetectChunk(settings, threads=threads)
         self._store = open_store(settings.store.url)
@@ -213,6 +218,8 @@ class _Detect:
 
 class _Track:
     def __init__(self, settings: Settings, threads: int) -> None:
+        from flows.process import TrackChunk
+
         self._track = TrackChunk(settings, threads=threads)
 
     def __call__(self, row: Row) -> Row:
