@@ -184,11 +184,10 @@ def codecs() -> Iterator[Check]:
             container.mux(stream.encode())
         file.seek(0)
         with av.open(file) as container:
-            decoded = sum(1 for _ in container.decode(video=0))
+            if sum(1 for _ in container.decode(video=0)) != 1:
+                raise ValueError("the frame that was written is not read back")
     except (av.FFmpegError, ValueError) as error:
         yield Check("video codecs", False, f"PyAV {av.__version__} cannot write and read H.264: {error}", fix)
         return
     version = av.ffmpeg_version_info
-    yield Check(
-        "video codecs", decoded == 1, f"PyAV {av.__version__}, FFmpeg {version}: H.264 is written and read", fix
-    )
+    yield Check("video codecs", True, f"PyAV {av.__version__}, FFmpeg {version}: H.264 is written and read")
