@@ -131,6 +131,11 @@ class Target:
         self.last_seen_ns = frame.pts_ns
         self._see(_propagated(frame, segment, sigma))
 
+    def accompanied(self, frame: Frame, segment: Segment) -> None:
+        """A mask too weak to be believed lies where motion expects the object: it is kept, and moves nothing."""
+        self.segment = segment
+        self._see(Sighting(frame.number, frame.pts_ns, State.INTERPOLATED, None, 0.0).with_segment(segment))
+
     def carried_back(self, frame: Frame, segment: Segment, sigma: float) -> None:
         """Its mask was carried back onto a frame before its birth."""
         self._see(_propagated(frame, segment, sigma))

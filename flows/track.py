@@ -35,8 +35,9 @@ _DETECTION_SIGMA_UNSURE = 0.07
 _MASK_SIGMA = 0.1
 _MASK_SIGMA_RANGE = (0.03, 0.5)
 _MASK_SIGMA_MEMORY = 0.95
-# Masks worse than this say where an object is less well than motion does: they neither choose detections nor tell
-# of drift. SAM 2.1's are at about 0.05 on people; a segmenter on footage unlike its training may be far above.
+# Masks worse than this say where an object is less well than motion does: they are kept where they agree with it,
+# but move nothing, choose no detections, tell of no drift and find no entries. SAM 2.1's are at about 0.05 on people;
+# a segmenter on footage unlike its training may be far above.
 _TRUSTED_MASK_SIGMA = 0.2
 # What of a mask lies outside its prompt by more than this share of the box's size has leaked onto something else ...
 _PROMPT_MARGIN = 0.1
@@ -133,7 +134,10 @@ class ChunkTracker:
             if whole.mask is None or segment.object_score <= self._track.min_object_score:
                 target.unseen(frame, State.BRIDGED, segment.object_score)
             elif segment.mask is not None and self._expected(target, segment):
-                target.propagated(frame, segment, self._propagated_sigma)
+                if self._masks_trusted:
+                    target.propagated(frame, segment, self._propagated_sigma)
+                else:
+                    target.accompanied(frame, segment)
             elif not self._masks_trusted:
                 target.unseen(frame, State.INTERPOLATED, segment.object_score)
             else:
@@ -260,7 +264,8 @@ class ChunkTracker:
             )
             self._live[target_id] = target
         self.counters["born"] += len(born)
-        self._carry_back({i for i in born if self._live[i].visible})
+        if self._masks_trusted:
+            self._carry_back({i for i in born if self._live[i].visible})
 
     def _is_part(self, box_xyxy: FloatArray, class_name: str) -> bool:
         same = [t.box_xyxy for t in self._live.values() if t.class_name == class_name and t.visible]

@@ -56,8 +56,8 @@ CURRICULUM = (
     Phase(300, 256, 2, 4, 4, 0.5, 0.3),
     Phase(700, 256, 4, 2, 4, 0.5, 0.35, 0.2),
     Phase(500, 256, 7, 2, 3, 0.5, 0.35, 0.4),
-    Phase(100, 256, 12, 1, 4, 0.5, 0.35, 0.6),
-    Phase(50, 512, 4, 1, 4, 0.6, 0.3, 0.5),
+    # Long clips and the double resolution by turns: either alone would undo some of the other.
+    *(Phase(10, 512, 3, 1, 4, 0.6, 0.3, 0.5), Phase(10, 256, 10, 1, 4, 0.5, 0.35, 0.6)) * 8,
 )
 
 

@@ -100,7 +100,7 @@ def test_masks_lie_on_the_objects_of_an_unseen_scene() -> None:
     result = track(build_nano(256, WEIGHTS_PATH), frames, row[None, 2:].astype(float), 256)[0]
 
     # Far below what it reaches: the floor is for a broken model, not for a worse one.
-    assert [mask_j(result.masks[t], clip.labels(t) == row[1]) > 0.5 for t in range(3)] == [True] * 3
+    assert [mask_j(result.masks[t], clip.labels(t) == row[1]) > 0.4 for t in range(3)] == [True] * 3
 
 
 def test_training_lowers_the_loss_on_a_fixed_batch(tmp_path: Path) -> None:
