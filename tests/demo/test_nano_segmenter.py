@@ -91,7 +91,7 @@ def test_changing_the_resolution_of_a_model_is_the_same_as_building_it_so() -> N
 
 
 def test_masks_lie_on_the_objects_of_an_unseen_scene() -> None:
-    clip = render_scene(3, duration_s=0.3)
+    clip = render_scene(0, duration_s=0.3)
     rows = clip.boxes[clip.boxes[:, 0] == 0]
     areas = (rows[:, 4] - rows[:, 2]) * (rows[:, 5] - rows[:, 3])
     row = rows[int(np.argmax(areas))]
