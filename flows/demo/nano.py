@@ -30,7 +30,7 @@ def build_nano(image_size: int = 256, weights: Path | None = None) -> Any:
 
 
 def save_weights(state: dict[str, torch.Tensor], path: Path = WEIGHTS_PATH) -> None:
-    """Store weights in half precision, which moves no mask by more than a pixel (see the model card)."""
+    """Store weights in half precision, which leaves masks as they are (see the model card)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     halves = {k: v.detach().half().contiguous().cpu() for k, v in state.items()}
     save_file(halves, str(path), metadata={"format": "pt", "model": "sightflow nano segmenter"})
