@@ -90,17 +90,20 @@ def test_changing_the_resolution_of_a_model_is_the_same_as_building_it_so() -> N
     torch.testing.assert_close(got.logits, expected.logits)
 
 
-def test_masks_lie_on_the_objects_of_an_unseen_scene() -> None:
-    clip = render_scene(0, duration_s=0.3)
-    rows = clip.boxes[clip.boxes[:, 0] == 0]
-    areas = (rows[:, 4] - rows[:, 2]) * (rows[:, 5] - rows[:, 3])
-    row = rows[int(np.argmax(areas))]
+def test_masks_lie_on_the_objects_of_unseen_scenes() -> None:
+    model = build_nano(256, WEIGHTS_PATH)
+    found = []
+    for seed in range(6):
+        clip = render_scene(seed, duration_s=0.3)
+        rows = clip.boxes[clip.boxes[:, 0] == 0]
+        areas = (rows[:, 4] - rows[:, 2]) * (rows[:, 5] - rows[:, 3])
+        row = rows[int(np.argmax(areas))]
+        frames = [clip.frame(t) for t in range(3)]
+        result = track(model, frames, row[None, 2:].astype(float), 256)[0]
+        found += [mask_j(result.masks[t], clip.labels(t) == row[1]) for t in range(3)]
 
-    frames = [clip.frame(t) for t in range(3)]
-    result = track(build_nano(256, WEIGHTS_PATH), frames, row[None, 2:].astype(float), 256)[0]
-
-    # Far below what it reaches: the floor is for a broken model, not for a worse one.
-    assert [mask_j(result.masks[t], clip.labels(t) == row[1]) > 0.4 for t in range(3)] == [True] * 3
+    # The shipped weights reach 0.59: the floor is for a broken model, not for one that is a little worse.
+    assert np.mean(found) > 0.5
 
 
 def test_training_lowers_the_loss_on_a_fixed_batch(tmp_path: Path) -> None:
