@@ -87,7 +87,9 @@ def plan_run(
         from flows.detect import Detector
 
         Detector(settings.detect, "cpu")
-    store.add_run(summary.run_id, command, settings.model_dump_json())
+    # The store's own address for itself carries no password.
+    shown = settings.model_copy(update={"store": settings.store.model_copy(update={"url": store.url})})
+    store.add_run(summary.run_id, command, shown.model_dump_json())
     key = ":".join(
         [
             settings.result_hash(),

@@ -11,8 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows.config import Settings
 from flows.demo.scene import Scene
 from flows.demo.writer import VIDEO_NAME, write_scene
+from flows.pipeline import plan_run
 from flows.schema import ChunkState
 from flows.store import open_store
 
@@ -60,6 +62,16 @@ def _worker(parent: int, stage: str, deadline_s: float = 120) -> psutil.Process:
                 continue
         time.sleep(0.2)
     raise AssertionError(f"no worker of {stage} within {deadline_s} s")
+
+
+def test_a_run_is_recorded_without_the_stores_password(postgis_database):
+    url = postgis_database.replace("postgres@", "postgres:s3cret@")
+    assert url != postgis_database
+    with open_store(url) as store:
+        plan_run([], Settings.load(flags={"store": {"url": url}}), store)
+        (run,) = store.query("select settings from runs").to_pylist()
+    assert json.loads(run["settings"])["store"]["url"].startswith("postgresql://postgres@")
+    assert "s3cret" not in run["settings"]
 
 
 def test_run_then_nothing_left_to_do(scene, store_url):
