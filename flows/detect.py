@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import supervision as sv
-import torch
 
+from flows.batches import Batches
 from flows.config import DetectSettings
-from flows.errors import ModelError, OutOfMemoryError, UnknownClassError
+from flows.errors import ModelError, UnknownClassError
 from flows.models import resolve
 from flows.schema import DETECTIONS, Frame, ImageArray
 
@@ -53,26 +53,17 @@ class Detector:
         self._class_ids = _class_ids(self.class_names, settings.classes)
         # An exported model runs at the size and batch it was exported with.
         exported = Path(path).is_dir() or Path(path).suffix not in (".pt", ".yaml")
-        self._batch = 1 if exported else settings.batch
+        self._batches = Batches(
+            1 if exported else settings.batch,
+            f"the detector does not fit the memory of {device} even for one frame; "
+            "use a smaller model or give the actor more of the GPU",
+        )
         self._image_size = settings.image_size or _trained_size(self._model)
 
     def __call__(self, images_rgb: list[ImageArray]) -> list[sv.Detections]:
-        found: list[sv.Detections] = []
-        while len(found) < len(images_rgb):
-            part = images_rgb[len(found) : len(found) + self._batch]
-            try:
-                found.extend(self._infer(part))
-            except torch.OutOfMemoryError as error:
-                torch.cuda.empty_cache()
-                if len(part) == 1:
-                    raise OutOfMemoryError(
-                        f"the detector does not fit the memory of {self._device} even for one frame; "
-                        "use a smaller model or give the actor more of the GPU"
-                    ) from error
-                self._batch = len(part) // 2
-        return found
+        return [found for _, part in self._batches.run(images_rgb, self._infer) for found in part]
 
-    def _infer(self, images_rgb: list[ImageArray]) -> list[sv.Detections]:
+    def _infer(self, images_rgb: Sequence[ImageArray]) -> list[sv.Detections]:
         results = self._model.predict(
             # ultralytics takes arrays as OpenCV does: BGR.
             [np.ascontiguousarray(image[..., ::-1]) for image in images_rgb],

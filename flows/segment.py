@@ -9,7 +9,7 @@ Images and Videos", and `sam2/modeling/sam2_base.py`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from flows.batches import Batches
 from flows.config import SegmentSettings
-from flows.errors import OutOfMemoryError
 from flows.masks import mask_from_logits
 from flows.memory import Entry, Memory, Reads, StreamingPredictor
 from flows.models import build_segmenter, resolve
@@ -77,7 +77,11 @@ class VideoSegmenter:
         self._device = next(model.parameters()).device
         self._height_px, self._width_px = height_px, width_px
         self._max_conditioning = settings.max_cond_frames
-        self._batch = settings.batch
+        self._batches = Batches(
+            settings.batch,
+            f"the segmenter does not fit the memory of {self._device} even for one object; "
+            "use a smaller model or --segmenter-size, or give the actor more of the GPU",
+        )
         half = settings.precision == "bf16" or (
             settings.precision == "auto" and self._device.type == "cuda" and torch.cuda.is_bf16_supported()
         )
@@ -186,10 +190,10 @@ class VideoSegmenter:
         for _, group in groupby(ordered, key=lambda object_id: reads[object_id].signature):
             ids = list(group)
 
-            def step(part: list[int]) -> dict[str, Any]:
+            def step(part: Sequence[int]) -> dict[str, Any]:
                 return self._step(index, encoded, len(part), [reads[i] for i in part], reverse=reverse)
 
-            for part, out in self._in_batches(ids, step):
+            for part, out in self._batches.run(ids, step):
                 found.update(self._remember(part, out, [memories[i].recent for i in part], index))
         return {object_id: found[object_id] for object_id in memories}
 
@@ -200,7 +204,7 @@ class VideoSegmenter:
         index, encoded = self._encoded[-1]
         scale = self._model.image_size / np.array([self._width_px, self._height_px] * 2, dtype=np.float32)
 
-        def step(part: list[int]) -> dict[str, Any]:
+        def step(part: Sequence[int]) -> dict[str, Any]:
             corners = np.stack([np.asarray(boxes_xyxy[i], dtype=np.float32) * scale for i in part])
             points = {
                 "point_coords": torch.from_numpy(corners.reshape(-1, 2, 2)).to(self._device),
@@ -215,7 +219,7 @@ class VideoSegmenter:
             i: () if fresh else self._model.reads(memories[i], index, self._max_conditioning).signature for i in ids
         }
         for _, group in groupby(sorted(ids, key=lambda i: (signature[i], i)), key=lambda i: signature[i]):
-            for part, out in self._in_batches(list(group), step):
+            for part, out in self._batches.run(list(group), step):
                 into = [memories[i].conditioning if fresh else memories[i].recent for i in part]
                 found.update(self._remember(part, out, into, index))
         if fresh:
@@ -247,27 +251,8 @@ class VideoSegmenter:
                 run_mem_encoder=True,
             )
 
-    def _in_batches(self, ids: list[int], step: Any) -> Iterator[tuple[list[int], dict[str, Any]]]:
-        """Run a step over ids in batches, halving the batch when the device runs out of memory."""
-        start = 0
-        while start < len(ids):
-            part = ids[start : start + self._batch]
-            try:
-                out = step(part)
-            except torch.OutOfMemoryError as error:
-                torch.cuda.empty_cache()
-                if len(part) == 1:
-                    raise OutOfMemoryError(
-                        f"the segmenter does not fit the memory of {self._device} even for one object; "
-                        "use a smaller model or --segmenter-size, or give the actor more of the GPU"
-                    ) from error
-                self._batch = len(part) // 2
-                continue
-            yield part, out
-            start += len(part)
-
     def _remember(
-        self, ids: list[int], out: dict[str, Any], into: list[dict[int, Entry]], index: int
+        self, ids: Sequence[int], out: dict[str, Any], into: list[dict[int, Entry]], index: int
     ) -> dict[int, Segment]:
         # The package keeps spatial memory in bf16 whatever the arithmetic, and so must equal results.
         features = out["maskmem_features"].to(torch.bfloat16)

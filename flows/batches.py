@@ -1,0 +1,48 @@
+"""Model calls in batches that shrink to what the device's memory holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+
+from flows.errors import OutOfMemoryError
+
+_Item = TypeVar("_Item")
+_Out = TypeVar("_Out")
+
+
+class Batches:
+    """Runs a step over items in batches; once memory runs out, the batch is halved for good.
+
+    Args:
+        size: Items a call at first.
+        too_large: What to say when not even one item fits.
+    """
+
+    def __init__(self, size: int, too_large: str) -> None:
+        self._size = size
+        self._too_large = too_large
+
+    def run(
+        self, items: Sequence[_Item], step: Callable[[Sequence[_Item]], _Out]
+    ) -> Iterator[tuple[Sequence[_Item], _Out]]:
+        """Yield each batch with what the step made of it.
+
+        Raises:
+            OutOfMemoryError: One item does not fit.
+        """
+        start = 0
+        while start < len(items):
+            part = items[start : start + self._size]
+            try:
+                out = step(part)
+            except torch.OutOfMemoryError as error:
+                torch.cuda.empty_cache()
+                if len(part) == 1:
+                    raise OutOfMemoryError(self._too_large) from error
+                self._size = len(part) // 2
+                continue
+            yield part, out
+            start += len(part)
