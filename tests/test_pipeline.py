@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,7 +121,11 @@ def test_a_killed_driver_is_resumed(scene, tmp_path):
     assert before, "no chunk was done before the kill"
     again = _run(scene, store_url)
     assert again.returncode == 0, again.stderr
-    assert f"{3 - len(before)} chunks processed, {len(before)} done before" in again.stdout
+    processed, kept = map(int, re.search(r"(\d+) chunks processed, (\d+) done before", again.stdout).groups())
+    # A worker outlives its driver for a moment and may still commit what it had in hand; that is not lost, either.
+    assert kept >= len(before)
+    assert processed + kept == 3
+    assert len(_done(store_url)) == 3
     assert _rows(store_url)["twice"] == 0
     with open_store(store_url) as store:
         assert store.links("yard").num_rows == store.tracklets("yard").num_rows
