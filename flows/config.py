@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from flows.errors import ConfigError
 
+_ENV_PREFIX = "SIGHTFLOW_"
+
 
 class _Step(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # Infinity is no number of seconds that can be counted in nanoseconds.
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class PlanSettings(_Step):
@@ -154,7 +159,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
-        env_prefix="SIGHTFLOW_",
+        env_prefix=_ENV_PREFIX,
         env_nested_delimiter="__",
         use_attribute_docstrings=True,
     )
@@ -193,11 +198,17 @@ class Settings(BaseSettings):
         """
         from_file = _read_yaml(file) if file else {}
         given = {step: {k: v for k, v in fields.items() if v is not None} for step, fields in (flags or {}).items()}
+        _check_environment(cls.model_fields)
         try:
             environment = cls().model_dump(exclude_unset=True)
             return cls(**_merged(_merged(from_file, environment), given))
         except ValidationError as error:
             raise ConfigError(_readable(error, file)) from None
+        except SettingsError as error:
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            raise ConfigError(
+                f"environment: {error}{cause}; lists are JSON there, as in SIGHTFLOW_DETECT__CLASSES='[\"person\"]'"
+            ) from None
 
     def result_hash(self) -> str:
         """Hash of what changes results; part of every chunk's id.
@@ -225,7 +236,20 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: expected one mapping per step (plan:, detect:, ...), got {type(content).__name__}")
-    return content
+    for step, fields in content.items():
+        if not isinstance(fields, dict | None):
+            raise ConfigError(f"{file}: {step}: expected its fields, as in `{step}: {{field: value}}`, got {fields!r}")
+    return {step: fields or {} for step, fields in content.items()}
+
+
+def _check_environment(steps: Iterable[str]) -> None:
+    """Refuse a variable of a step there is not, which would change nothing in silence."""
+    for name in os.environ:
+        step, separator, _ = name.upper().removeprefix(_ENV_PREFIX).partition("__")
+        if name.upper().startswith(_ENV_PREFIX) and separator and step.lower() not in steps:
+            raise ConfigError(
+                f"environment: {name} sets nothing: no step {step.lower()!r}; there are {', '.join(steps)}"
+            )
 
 
 def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:

@@ -22,14 +22,37 @@ def test_flags_win_over_environment_over_file(tmp_path, monkeypatch):
         ("plan: {chunk_seconds: 1}", "overlap_seconds"),
         ("- a\n- b", "one mapping per step"),
         ("detect: [", "not a readable YAML"),
+        ("detect: 5", "detect: expected its fields"),
+        ("plan: {chunk_seconds: .inf}", "plan.chunk_seconds"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_field(tmp_path, text, message):
     file = tmp_path / "settings.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=message) as error:
-        Settings.load(file)
+        # Flags that were not given must not hide what the file says.
+        Settings.load(file, {"detect": {"detector": None}})
     assert "settings.yaml" in str(error.value)
+
+
+def test_a_step_without_fields_is_all_defaults(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("detect:\ntrack:\n")
+    assert Settings.load(file) == Settings.load()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("SIGHTFLOW_TRACKK__SMOOTH", "false", "SIGHTFLOW_TRACKK__SMOOTH sets nothing: no step 'trackk'"),
+        ("SIGHTFLOW_DETECT__CLASSES", "person", "lists are JSON there"),
+        ("SIGHTFLOW_TRACK__MAX_BRIDGE_SECONDS", "two", "track.max_bridge_seconds"),
+    ],
+)
+def test_a_wrong_variable_is_named(monkeypatch, name, value, message):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        Settings.load()
 
 
 def test_only_what_changes_results_is_in_the_hash():
