@@ -103,6 +103,8 @@ def _has_video_extension(path: str) -> bool:
 
 def _missing(path: str, full: str) -> str:
     parent, name = os.path.split(full)
+    if os.path.islink(full):
+        return f"{path}: a link to {os.readlink(full)}, which does not exist"
     if not os.path.isdir(parent):
         return f"{path}: no such file or folder, and the folder {parent} does not exist either"
     near = difflib.get_close_matches(name, os.listdir(parent), n=1)
@@ -152,6 +154,9 @@ def open_bytes(uri: str) -> Iterator[IO[bytes]]:
         if is_url(uri):
             filesystem, inner = _filesystem(uri)
             opened: IO[bytes] = filesystem.open(inner, "rb")
+        elif os.path.exists(uri) and not (os.path.isfile(uri) or os.path.isdir(uri)):
+            # Opening a pipe would wait for its writer, for ever.
+            raise VideoError(f"{uri}: expected a recorded file, got a pipe, socket or device")
         else:
             opened = open(uri, "rb")  # noqa: SIM115 (closed below)
     except FileNotFoundError:

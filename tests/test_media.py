@@ -65,6 +65,18 @@ def test_what_is_not_there_is_an_error(
         find_videos([path])
 
 
+def test_a_link_to_nothing_says_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "gate.mp4").symlink_to("gone.mp4")
+    with pytest.raises(VideoError, match=r"gate\.mp4: a link to gone\.mp4, which does not exist"):
+        probe(str(tmp_path / "gate.mp4"))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "camera.mp4")
+    with pytest.raises(VideoError, match="got a pipe"):
+        probe(str(tmp_path / "camera.mp4"))
+
+
 def test_no_paths_is_an_error() -> None:
     with pytest.raises(VideoError, match="at least one video"):
         find_videos([])
