@@ -40,6 +40,9 @@ app = typer.Typer(
 models_app = typer.Typer(no_args_is_help=True, help="Named models: what there is, and where.")
 app.add_typer(models_app, name="models")
 
+# What shells give to a command that Ctrl-C ended.
+_STOPPED = 130
+
 DEFAULT_STORE = StoreSettings().url
 StoreOption = Annotated[
     str | None,
@@ -79,7 +82,12 @@ def run(
             "plan": {"chunk_seconds": chunk_seconds},
         },
     )
-    if not run_flow(paths, settings, source=source, start_time=start_time, retry_failed=retry_failed):
+    try:
+        done = run_flow(paths, settings, source=source, start_time=start_time, retry_failed=retry_failed)
+    except KeyboardInterrupt:
+        err.print("Stopped. What is finished is stored; the same command does the rest.")
+        raise typer.Exit(_STOPPED) from None
+    if not done:
         raise typer.Exit(1)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
+import threading
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
@@ -137,7 +139,9 @@ def run(
         _process(list(todo), settings, store)
     # A run that was killed may have left its last chunks unstitched, so this does not depend on `todo`.
     for source_id in sorted(summary.sources):
-        stitch_source(store, source_id, settings.stitch)
+        # The newest version of the links is what is shown, so that is the one to bring up to date.
+        version = max(store.links(source_id)["version"].to_pylist(), default=1)
+        stitch_source(store, source_id, settings.stitch, version)
         recompute_events(store, source_id)
     for row in store.ledger(summary.chunk_ids).to_pylist():
         if row["state"] == ChunkState.FAILED:
@@ -257,6 +261,9 @@ def start_ray() -> None:
     # Restarts and retries of actors can only be set through arguments that Ray 2.64 will rename.
     warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler prints stacks and aborts; whoever stops a run (systemd, kill) gets what Ctrl-C gets.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A dead worker is ours to report, in a line instead of Ray's pages.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -15,9 +16,11 @@ import pytest
 from flows.config import Settings
 from flows.demo.scene import Scene
 from flows.demo.writer import VIDEO_NAME, write_scene
-from flows.pipeline import plan_run
-from flows.schema import ChunkState
+from flows.pipeline import RunSummary, plan_run, run
+from flows.schema import ChunkState, Video
+from flows.stitch import stitch_source
 from flows.store import open_store
+from tests.tracked import make_store, sighting
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -129,6 +132,34 @@ def test_a_killed_driver_is_resumed(scene, tmp_path):
     assert _rows(store_url)["twice"] == 0
     with open_store(store_url) as store:
         assert store.links("yard").num_rows == store.tracklets("yard").num_rows
+
+
+def test_a_stopped_run_says_how_to_go_on(scene, tmp_path):
+    run = subprocess.Popen(
+        _command(scene, str(tmp_path / "store")), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    _worker(run.pid, "Map(_Track)")
+    run.send_signal(signal.SIGTERM)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 130
+    assert err == "Stopped. What is finished is stored; the same command does the rest.\n"
+
+
+def test_a_run_brings_the_links_that_are_shown_up_to_date(tmp_path):
+    """Also where `sightflow stitch` has written a newer version than the one runs begin with."""
+    about = {
+        "source_id": "yard", "width_px": 64, "height_px": 48, "fps": 10.0, "duration_s": 1.0, "codec": "h264",
+        "container": "mp4", "rotation_deg": 0, "seekable": True,
+    }  # fmt: skip
+    for day in (1, 2):
+        video = Video(
+            uri=f"{day}.mp4", content_hash=f"{day:032}", start_time=datetime(2026, 5, day, tzinfo=UTC), **about
+        )
+        store = make_store(tmp_path / "store", video, [sighting(video, video.uri, 0, (5, 5, 20, 40))])
+        if day == 1:
+            stitch_source(store, "yard", Settings().stitch, version=2)
+    run([], RunSummary("again", sources={"yard"}), Settings(), store)
+    assert store.query("select count(*) as n from tracks")["n"].to_pylist() == [2]
 
 
 def _done(store_url: str) -> set[str]:
