@@ -20,15 +20,17 @@ from flows.console import (
     command_line,
     err,
     existing_store,
+    known_sources,
     out,
     print_counts,
     print_table,
+    print_undated,
     store_url,
     utc,
     video_id,
 )
-from flows.errors import MissingExtraError, SightflowError
-from flows.store import Filter, open_store
+from flows.errors import MissingExtraError, SightflowError, UsageError
+from flows.store import Filter, Store, open_store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,7 +50,9 @@ StoreOption = Annotated[
     str | None,
     typer.Option("--store", help=f"A folder or postgresql://...; default $SIGHTFLOW_STORE__URL or {DEFAULT_STORE}."),
 ]
-VideoOption = Annotated[str | None, typer.Option("--video", help="Video id or source; needed if there are several.")]
+VideoOption = Annotated[
+    str | None, typer.Option("--video", help="Video id, source with one video, or path; needed if there are several.")
+]
 
 
 @app.command()
@@ -106,6 +110,11 @@ def run_flow(
     from flows.progress import LedgerProgress
 
     uris = find_videos(paths)
+    if source is not None and start_time is not None and len(uris) > 1:
+        raise UsageError(
+            f"--start-time is the first frame of one video, got {len(uris)} videos of {source}: they would all lie at "
+            "the same time; run each with its own"
+        )
     with open_store(settings.store.url) as opened:
         summary, todo = pipeline.plan_run(
             uris,
@@ -121,7 +130,8 @@ def run_flow(
         with LedgerProgress(opened, summary.chunk_ids, err):
             summary = pipeline.run(todo, summary, settings, opened)
         for uri, error in summary.rejected.items():
-            err.print(f"[red]rejected[/] {uri}: {escape(error)}", highlight=False)
+            said = error if error.startswith(uri) else f"{uri}: {error}"
+            err.print(f"[red]rejected[/] {escape(said)}", highlight=False)
         for chunk_id, error in summary.failed.items():
             err.print(f"[red]failed[/] chunk {chunk_id}: {escape(error)}", highlight=False)
         if quiet:
@@ -131,6 +141,7 @@ def run_flow(
             f"{len(summary.rejected)} videos rejected; store: {opened.url}"
         )
         print_counts(opened, summary.sources)
+        print_undated(opened, summary.sources)
     return not summary.failed and not summary.rejected
 
 
@@ -227,7 +238,7 @@ def evaluate(
 def stitch(
     source: Annotated[str, typer.Argument(help="The source whose tracklets are joined anew.")],
     store: StoreOption = None,
-    version: Annotated[int, typer.Option(help="Version the links are written as; the newest is shown.")] = 1,
+    version: Annotated[int, typer.Option(min=1, help="Version the links are written as; the newest is shown.")] = 1,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
 ) -> None:
     """Join a source's tracklets into tracks again, without touching video."""
@@ -236,9 +247,22 @@ def stitch(
 
     settings = Settings.load(config)
     with existing_store(store) as opened:
+        _must_know(opened, source)
         tracks = stitch_source(opened, source, settings.stitch, version)
         recompute_events(opened, source)
     out.print(f"{tracks} tracks in version {version}")
+
+
+def _must_know(store: Store, source: str) -> None:
+    if source not in (known := known_sources(store)):
+        raise UsageError(f"no video of source {source!r} in the store; it has {', '.join(known) or 'none yet'}")
+
+
+def _note_if_unknown(store: Store, source: str) -> None:
+    """Zones and a calibration may come before the first video; a misspelt source looks the same."""
+    if source not in (known := known_sources(store)):
+        note = f"note: no video of source {source!r} yet; the store has {', '.join(known) or 'none'}"
+        err.print(note, markup=False, highlight=False)
 
 
 @app.command()
@@ -254,6 +278,7 @@ def zones(
     with existing_store(store) as opened:
         opened.write_zones(source, read)
         events = recompute_events(opened, source)
+        _note_if_unknown(opened, source)
     out.print(f"{len(read)} zones and lines, {events.num_rows} events")
 
 
@@ -274,6 +299,7 @@ def calibrate(
     with existing_store(store) as opened:
         opened.write_calibration(source, calibration.to_json())
         recompute_events(opened, source)
+        _note_if_unknown(opened, source)
     used = int(calibration.inliers.sum())
     out.print(f"{used} of {len(control.points_px)} points fit, error {calibration.rmse_m:.3f} m (root mean square)")
     for row in np.flatnonzero(~calibration.inliers):
@@ -285,8 +311,10 @@ def demo(
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the scene, the store and the video.")] = Path(
         "demo-out"
     ),
-    seed: Annotated[int | None, typer.Option(help="Another scene than the bundled one.")] = None,
-    store: StoreOption = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Another scene than the bundled one.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="A folder or postgresql://...; default: `store` in the --out folder.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON with the scores, nothing else.")
     ] = False,
@@ -327,16 +355,17 @@ def doctor(store: StoreOption = None) -> None:
     checks = run_checks(store_url(store))
     for check in checks:
         mark = {True: "[green]OK[/]  ", False: "[red]FAIL[/]", None: "[yellow]note[/]"}[check.ok]
-        out.print(f"{mark} {check.name}: {escape(check.detail)}", highlight=False)
+        out.print(f"{mark} {check.name}: {escape(check.detail)}", highlight=False, markup=True)
         if check.ok is not True and check.fix:
-            out.print(f"     -> {escape(check.fix)}", highlight=False)
+            out.print(f"     -> {check.fix}", highlight=False)
     if any(check.ok is False for check in checks):
         raise typer.Exit(1)
 
 
 @app.command()
 def dashboard(
-    store: StoreOption = None, port: Annotated[int, typer.Option(help="TCP port to listen on.")] = 8501
+    store: StoreOption = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port to listen on.")] = 8501,
 ) -> None:
     """Open the dashboard on a store."""
     import dashboard as pages
@@ -349,7 +378,7 @@ def dashboard(
 def serve(
     store: StoreOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="TCP port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port to listen on.")] = 8000,
 ) -> None:
     """Answer short clips over HTTP."""
     import serve as endpoint
@@ -360,8 +389,8 @@ def serve(
 
 def main() -> None:
     """Entry point: errors of ours end in one clear line and their exit code."""
-    logging.basicConfig(level=os.environ.get("SIGHTFLOW_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
     try:
+        _log_to_stderr(os.environ.get("SIGHTFLOW_LOG") or "WARNING")
         app(prog_name="sightflow")
     except SightflowError as error:
         _fail(str(error), error.exit_code)
@@ -373,6 +402,13 @@ def main() -> None:
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _log_to_stderr(level: str) -> None:
+    known = logging.getLevelNamesMapping()
+    if level.upper() not in known:
+        raise UsageError(f"SIGHTFLOW_LOG is one of {', '.join(known)}, got {level!r}")
+    logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
 
 
 def _fail(message: str, exit_code: int) -> None:

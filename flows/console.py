@@ -19,12 +19,17 @@ from rich.table import Table
 from flows.config import Settings
 from flows.errors import StoreError, UsageError
 from flows.reports import run_report
+from flows.schema import EPOCH
 from flows.store import Store, open_store
+
+_CHOICES = 20
+"""Videos listed in a message: enough to see what their names look like, however long the archive."""
 
 # Where nobody's window sets a width, tables get room for their names.
 _WIDTH = 160
 
-out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDTH)
+# Names of sources and files are no markup: "[gate]" is printed as it is.
+out = Console(soft_wrap=True, markup=False, width=None if sys.stdout.isatty() else _WIDTH)
 err = Console(stderr=True, soft_wrap=True)
 
 
@@ -40,22 +45,25 @@ def existing_store(given: str | None) -> Store:
         StoreError: There is none yet.
     """
     url = store_url(given)
-    if "://" not in url and not Path(url).is_dir():
+    if "://" not in url and not Path(url).expanduser().is_dir():
         raise StoreError(f"{url}: no store there yet; `sightflow run` makes one, or name another with --store")
     return open_store(url)
 
 
 def video_id(store: Store, wanted: str | None) -> str:
-    """The id of the video meant by an id, a source, or nothing where there is only one.
+    """The id of the video meant by an id, a source, a path, or nothing where there is only one.
 
     Raises:
         UsageError: None or several fit; the message lists the choices.
     """
     rows = store.query("select video_id, source_id, uri from videos order by source_id, uri").to_pylist()
-    fits = [row for row in rows if wanted in (None, row["video_id"], row["source_id"], row["uri"])]
+    names = set() if wanted is None else {wanted, str(Path(wanted).expanduser().absolute())}
+    fits = [row for row in rows if wanted is None or names & {row["video_id"], row["source_id"], row["uri"]}]
     if len(fits) == 1:
         return str(fits[0]["video_id"])
-    choices = "\n".join(f"  {row['video_id']}  {row['source_id']}  {row['uri']}" for row in (fits or rows))
+    listed = [f"  {row['video_id']}  {row['source_id']}  {row['uri']}" for row in fits or rows]
+    more = [f"  ... and {len(listed) - _CHOICES} more"] if len(listed) > _CHOICES else []
+    choices = "\n".join(listed[:_CHOICES] + more)
     said = f"--video {wanted} fits {len(fits)}" if wanted else f"the store has {len(rows)}"
     raise UsageError(f"{said} videos; name one with --video:\n{choices or '  (none yet)'}")
 
@@ -68,6 +76,28 @@ def utc(time: datetime | None) -> datetime | None:
 def command_line(given: str, without_password: str) -> str:
     """How this process was called, for the record; a store's password is left out."""
     return shlex.join(["sightflow", *(argument.replace(given, without_password) for argument in sys.argv[1:])])
+
+
+def known_sources(store: Store) -> list[str]:
+    """The sources a store has videos of."""
+    names: list[str] = store.query("select distinct source_id from videos order by 1")["source_id"].to_pylist()
+    return names
+
+
+def print_undated(store: Store, sources: Iterable[str]) -> None:
+    """Say where several videos of a source know no start time: their tracks would seem to overlap in time."""
+    counted = store.query(
+        "select source_id, count(*) as n from videos where start_time = $epoch group by source_id order by source_id",
+        {"epoch": EPOCH},
+    )
+    for row in counted.to_pylist():
+        if row["n"] > 1 and row["source_id"] in sources:
+            err.print(
+                f"{row['n']} videos of {row['source_id']} know no start time and are all filed at {EPOCH:%Y-%m-%d}: "
+                "run each with its --start-time, or reports by time and tracks across videos mean nothing",
+                markup=False,
+                highlight=False,
+            )
 
 
 def print_counts(store: Store, sources: Iterable[str]) -> None:

@@ -20,11 +20,11 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         UsageError: the file system refuses.
     """
+    if path.is_dir():  # first, because "." and "/" have no name to put a temporary one beside
+        raise UsageError(f"{path}: expected a file name, got a folder")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise UsageError(f"{path}: expected a file name, got a folder")
         yield temporary
         os.replace(temporary, path)
     except OSError as error:

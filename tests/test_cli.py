@@ -3,11 +3,17 @@
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+
+from flows.console import print_undated
+from flows.schema import EPOCH, Video
+from flows.store import open_store
+from tests.tracked import make_store, sighting
 
 CLI = [sys.executable, "-m", "flows"]
 
@@ -43,6 +49,18 @@ def _write_audio(path: Path) -> Path:
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def _make_store(folder: Path, **overrides) -> Path:
+    """A store with one video and an object seen on two frames of it."""
+    about = {
+        "uri": "/archive/gate.mp4", "content_hash": "0" * 32, "source_id": "gate", "width_px": 64, "height_px": 48,
+        "fps": 10.0, "duration_s": 1.0, "codec": "h264", "container": "mp4", "rotation_deg": 0,
+        "start_time": datetime(2026, 5, 1, tzinfo=UTC), "seekable": True,
+    }  # fmt: skip
+    video = Video(**(about | overrides))
+    make_store(folder, video, [sighting(video, video.uri, number, (5, 5, 20, 40)) for number in (0, 1)]).close()
+    return folder
 
 
 def _truncate(path: Path) -> Path:
@@ -126,6 +144,68 @@ def test_unreachable_database_is_named_without_its_password(tmp_path):
     done = _sightflow("run", "film.mp4", "--store", url, cwd=tmp_path)
     _assert_error(done, 1, "127.0.0.1")
     assert "secret" not in done.stderr + done.stdout
+
+
+def test_start_time_is_of_one_video(tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        _write_video(tmp_path / name)
+    done = _sightflow("run", ".", "--source", "gate", "--start-time", "2026-05-01T08:00", cwd=tmp_path)
+    _assert_error(done, 2, "got 2 videos of gate")
+
+
+def test_a_misspelt_source_is_said(tmp_path):
+    _make_store(tmp_path / "store")
+    (tmp_path / "zones.yaml").write_text("zones: [{name: a, kind: zone, points: [[0, 0], [9, 0], [9, 9]]}]")
+    _assert_error(_sightflow("stitch", "gaet", "--store", "store", cwd=tmp_path), 2, "'gaet'", "gate")
+    # Zones may come before the first video.
+    _assert_error(_sightflow("zones", "gaet", "zones.yaml", "--store", "store", cwd=tmp_path), 0, "'gaet'", "gate")
+
+
+def test_videos_without_a_start_time_are_said(tmp_path, capsys):
+    for name in ("a.mp4", "b.mp4"):
+        _make_store(tmp_path / "store", content_hash=name.zfill(32), uri=name, start_time=EPOCH)
+    with open_store(str(tmp_path / "store")) as store:
+        print_undated(store, {"gate"})
+        print_undated(store, {"another"})
+    assert capsys.readouterr().err.count("2 videos of gate know no start time") == 1
+
+
+@pytest.mark.parametrize("name", ["gate-3", "videos/gate.mp4"])
+def test_a_video_is_named_by_its_source_or_path(tmp_path, name):
+    _make_store(tmp_path / "store", source_id="gate-3", uri=str(tmp_path / "videos" / "gate.mp4"))
+    done = _sightflow("export", "a.csv", "--format", "csv", "--video", name, "--store", "store", cwd=tmp_path)
+    _assert_error(done, 0)
+
+
+def test_few_of_many_videos_are_listed(tmp_path):
+    for number in range(25):
+        _make_store(tmp_path / "store", source_id="gate", content_hash=f"{number:032}", uri=f"/{number}.mp4")
+    done = _sightflow("render", "a.mp4", "--store", "store", cwd=tmp_path)
+    _assert_error(done, 2, "the store has 25 videos", "... and 5 more")
+
+
+def test_names_are_no_markup(tmp_path):
+    _make_store(tmp_path / "store", source_id="[bold]gate[/x]")
+    assert "[bold]gate[/x]" in _sightflow("status", "--store", "store", cwd=tmp_path).stdout
+
+
+def test_a_store_in_the_home_folder(tmp_path):
+    _make_store(tmp_path / "store")
+    done = _sightflow("status", cwd=tmp_path, HOME=str(tmp_path), SIGHTFLOW_STORE__URL="~/store")
+    _assert_error(done, 0)
+
+
+@pytest.mark.parametrize("name", [".", "folder"])
+def test_an_output_that_is_a_folder(tmp_path, name):
+    _make_store(tmp_path / "store")
+    (tmp_path / "folder").mkdir()
+    done = _sightflow("export", name, "--format", "csv", "--store", "store", cwd=tmp_path)
+    _assert_error(done, 2, "expected a file name, got a folder")
+
+
+def test_the_log_level_is_checked(tmp_path):
+    _assert_error(_sightflow("report", "list", cwd=tmp_path, SIGHTFLOW_LOG="debug"), 0)
+    _assert_error(_sightflow("report", "list", cwd=tmp_path, SIGHTFLOW_LOG="loud"), 2, "SIGHTFLOW_LOG", "loud")
 
 
 def test_a_folder_that_is_no_store_is_left_alone(tmp_path):
