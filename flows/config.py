@@ -72,7 +72,7 @@ class SegmentSettings(_Step):
 
     segmenter: str = "nano"
     """Name (see `sightflow models list`) or path of SAM 2 weights."""
-    image_size: int | None = Field(None, ge=64)
+    image_size: int | None = Field(None, ge=64, multiple_of=32)
     """Segmenter input size in pixels (square); default: the size the model was trained with."""
     segment_every: int = Field(1, ge=1)
     """Run the segmenter on every n-th frame; the Kalman filter carries the boxes in between."""

@@ -24,6 +24,7 @@ def test_flags_win_over_environment_over_file(tmp_path, monkeypatch):
         ("detect: [", "not a readable YAML"),
         ("detect: 5", "detect: expected its fields"),
         ("plan: {chunk_seconds: .inf}", "plan.chunk_seconds"),
+        ("segment: {image_size: 100}", "segment.image_size: Input should be a multiple of 32"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_field(tmp_path, text, message):
