@@ -40,7 +40,7 @@ class OutOfMemoryError(SightflowError):
 
 
 class WorkerError(SightflowError):
-    """Workers that die before they begin a chunk."""
+    """Workers that cannot do any chunk: they die, their models do not load, or results cannot be stored."""
 
 
 class StoreError(SightflowError):

@@ -13,7 +13,9 @@ import signal
 import threading
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import PurePath
@@ -25,7 +27,7 @@ import ray.exceptions
 
 from flows.config import Settings
 from flows.decode import plan_chunks, probe
-from flows.errors import SightflowError, WorkerError
+from flows.errors import SightflowError, StoreError, WorkerError
 from flows.events import recompute_events
 from flows.georeference import Calibration, locate
 from flows.models import model_hash, resolve
@@ -42,6 +44,9 @@ _WORKER_BYTES = 3 << 30
 _NO_PROGRESS_SECONDS = 24 * 3600
 # A worker may die while it starts (its node went away); one that always does stops the run.
 _INIT_DEATHS = 3
+# A store may be away for a moment; when this many chunks in a row could not be handled, the rest would be work for
+# nothing.
+_TROUBLES_IN_A_ROW = 3
 _OBJECT_STORE_BYTES = 256 << 20
 
 
@@ -154,15 +159,13 @@ def _process(open_chunks: list[Chunk], settings: Settings, store: Store) -> None
     """Pass over open chunks until none is open: a pass leaves open what died with its worker.
 
     Raises:
-        WorkerError: No worker lives long enough to begin a chunk.
+        WorkerError: No worker lives long enough to begin a chunk, none can be made, or results cannot be stored.
     """
     while open_chunks:
         attempts = _column(store, open_chunks, "attempts")
         died: Exception | None = None
         try:
-            for chunk_id, error in _one_pass(open_chunks, settings):
-                if error is not None:
-                    _log.warning("chunk %s failed: %s", chunk_id, error)
+            _note(_one_pass(open_chunks, settings))
         except ray.exceptions.RayError as error:
             died = error
         states = _column(store, open_chunks, "state")
@@ -173,8 +176,22 @@ def _process(open_chunks: list[Chunk], settings: Settings, store: Store) -> None
             _log.warning("%d chunks died with their worker and are taken up again", len(open_chunks))
 
 
-def _one_pass(chunks: Sequence[Chunk], settings: Settings) -> Iterator[tuple[str, str | None]]:
-    """One pass of the dataflow over open chunks; yields (chunk id, error) of each as it is committed."""
+def _note(outcomes: Iterable[Row]) -> None:
+    """Log failed chunks, and stop over trouble that is not one chunk's: its chunks stay open for the next run."""
+    trouble, in_a_row = None, 0
+    for outcome in outcomes:
+        if outcome["error"] is not None:
+            _log.warning("chunk %s failed: %s", outcome["chunk_id"], outcome["error"])
+        in_a_row = in_a_row + 1 if outcome["trouble"] is not None else 0
+        trouble = outcome["trouble"] or trouble
+        if in_a_row == _TROUBLES_IN_A_ROW:
+            break
+    if trouble is not None:
+        raise WorkerError(trouble)
+
+
+def _one_pass(chunks: Sequence[Chunk], settings: Settings) -> Iterator[Row]:
+    """One pass of the dataflow over open chunks; yields the outcome of each (see `_commit`)."""
     workers = _workers(settings, len(chunks))
     # A dead actor is replaced by the pool; what it worked on is the next pass's.
     actor = {"max_restarts": 0, "max_task_retries": 0}
@@ -200,54 +217,78 @@ def _one_pass(chunks: Sequence[Chunk], settings: Settings) -> Iterator[tuple[str
         # Georeference and commit, 1:1 - one transaction per chunk, exactly once.
         .map(_commit, fn_args=(settings.store.url,), num_cpus=0.1, max_retries=3)
     )
-    for row in dataset.iter_rows():
-        yield row["chunk_id"], row["error"]
+    yield from dataset.iter_rows()
 
 
 # The actors import the models' libraries, and they alone: commits and a driver with nothing to do start in a second.
+# Ray drops what a worker raises, so what stops all work, not one chunk's, travels with the row as its trouble.
 
 
-class _Detect:
+class _Worker(ABC):
+    """An actor that holds one step, or says with every row why it could not be made."""
+
     def __init__(self, settings: Settings, threads: int) -> None:
+        self._settings = settings
+        self._threads = threads
+        self._step: Callable[[Any], Any] | None = None
+        self._trouble: str | None = None
+        try:
+            self._step = self._make()
+        except Exception as error:  # noqa: BLE001 (whatever hinders a model from loading is told, not dropped)
+            self._trouble = str(error) if isinstance(error, SightflowError) else f"{type(error).__name__}: {error}"
+
+    @abstractmethod
+    def _make(self) -> Callable[[Any], Any]:
+        """Load the step."""
+
+
+class _Detect(_Worker):
+    def _make(self) -> Callable[[Any], Any]:
         from flows.process import DetectChunk
 
-        self._settings = settings
-        self._detect = DetectChunk(settings, threads=threads)
-        self._store = open_store(settings.store.url)
+        self._store = open_store(self._settings.store.url)
+        return DetectChunk(self._settings, threads=self._threads)
 
     def __call__(self, row: Row) -> Row:
+        if self._step is None:
+            return {"detected": None, "trouble": self._trouble}
         chunk = pickle.loads(row["chunk"])
-        if not self._store.begin(chunk, self._settings.store.max_attempts):
-            return {"detected": None}
-        return {"detected": pickle.dumps(self._detect(chunk))}
+        try:
+            if not self._store.begin(chunk, self._settings.store.max_attempts):
+                return {"detected": None, "trouble": None}
+        except StoreError as error:
+            return {"detected": None, "trouble": str(error)}
+        return {"detected": pickle.dumps(self._step(chunk)), "trouble": None}
 
 
-class _Track:
-    def __init__(self, settings: Settings, threads: int) -> None:
+class _Track(_Worker):
+    def _make(self) -> Callable[[Any], Any]:
         from flows.process import TrackChunk
 
-        self._track = TrackChunk(settings, threads=threads)
+        return TrackChunk(self._settings, threads=self._threads)
 
     def __call__(self, row: Row) -> Row:
-        if row["detected"] is None:
-            return {"result": None}
-        return {"result": pickle.dumps(self._track(pickle.loads(row["detected"])))}
+        if row["detected"] is None or self._step is None:
+            return {"result": None, "trouble": row["trouble"] or self._trouble}
+        return {"result": pickle.dumps(self._step(pickle.loads(row["detected"]))), "trouble": None}
 
 
 def _commit(row: Row, url: str) -> Row:
+    """Locate and store a chunk's result; what comes out names the chunk, its error, or trouble that is not its own."""
     if row["result"] is None:
-        return {"chunk_id": "", "error": None}
+        return {"chunk_id": "", "error": None, "trouble": row["trouble"]}
     result = pickle.loads(row["result"])
-    store = open_store(url)
+    chunk_id, trouble = result.chunk.chunk_id, None
     try:
-        calibration = store.calibration(result.chunk.video.source_id)
-        if calibration is not None:
-            located = locate(result.observations, Calibration.from_json(calibration))
-            result = replace(result, observations=located)
-        store.commit(result)
-    finally:
-        store.close()
-    return {"chunk_id": result.chunk.chunk_id, "error": result.error}
+        with closing(open_store(url)) as store:
+            calibration = store.calibration(result.chunk.video.source_id)
+            if calibration is not None:
+                located = locate(result.observations, Calibration.from_json(calibration))
+                result = replace(result, observations=located)
+            store.commit(result)
+    except StoreError as error:
+        trouble = f"chunk {chunk_id} could not be stored: {error}"
+    return {"chunk_id": chunk_id, "error": result.error, "trouble": trouble}
 
 
 def start_ray() -> None:

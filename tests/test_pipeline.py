@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from flows.config import Settings
 from flows.demo.scene import Scene
@@ -178,3 +181,41 @@ def test_one_bad_video_among_good_ones_is_recorded_and_the_others_go_on(scene, t
     failed = [row for row in _ledger(str(tmp_path / "store")) if row["state"] == ChunkState.FAILED]
     assert len(failed) == 1
     assert "broken.mp4" in failed[0]["error"]
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system with room for the ledger and a chunk or two."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80k", "tmpfs", folder], check=False).returncode
+    ):
+        pytest.skip("only root may mount a small file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_fills_up_is_said_and_the_rest_is_done_once_there_is_room(scene, small_disk):
+    store_url = str(small_disk / "store")
+    full = _run(scene, store_url)
+    assert full.returncode == 1
+    assert "disk is full" in full.stderr
+    assert "finished chunks are kept" in full.stderr
+    assert "Traceback" not in full.stderr
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    done = _run(scene, store_url)
+    assert done.returncode == 0, done.stderr
+    assert len(_done(store_url)) == 3
+    assert _rows(store_url)["twice"] == 0
+
+
+def test_a_model_that_does_not_load_stops_the_run_with_its_reason(scene, tmp_path):
+    """Weights of another network: only loading them shows it, and workers load them."""
+    weights = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(1)}, str(weights))
+    stopped = _run(scene, str(tmp_path / "store"), "--segmenter", str(weights))
+    assert stopped.returncode == 1
+    assert "other.safetensors" in stopped.stderr
+    assert {row["state"] for row in _ledger(str(tmp_path / "store"))} <= {ChunkState.PLANNED, ChunkState.RUNNING}
