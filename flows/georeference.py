@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -239,11 +240,19 @@ def _numbers(path: Path, rows: list[dict[str, Any]], names: tuple[str, str]) -> 
     return values
 
 
+def local_frame(origin_lonlat: Sequence[float]) -> str:
+    """The metric frame about an origin (longitude, latitude in degrees, WGS 84) in the words of PROJ.
+
+    Azimuthal equidistant: distances from the origin are exact, others to 1e-7 over a few kilometres.
+    """
+    lon, lat = origin_lonlat
+    return f"+proj=aeqd +lat_0={lat!r} +lon_0={lon!r} +datum=WGS84 +units=m +no_defs"
+
+
 def _local_projection(origin_lonlat: tuple[float, float]) -> Any:
     from pyproj import Proj
 
-    # Azimuthal equidistant about the site: distances from the origin are exact, others to 1e-7 over a few kilometres.
-    return Proj(proj="aeqd", lon_0=origin_lonlat[0], lat_0=origin_lonlat[1], ellps="WGS84", units="m")
+    return Proj(local_frame(origin_lonlat))
 
 
 def _check_points(points_px: Floats, points_m: Floats) -> None:

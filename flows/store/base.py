@@ -12,9 +12,11 @@ and `postgis.PostgisStore` (a server). Both offer these tables and views to `que
 | `tracklets` | `schema.TRACKLETS` |
 | `track_links` | `schema.TRACK_LINKS`, every version |
 | `observations` | `schema.OBSERVATIONS` of chunks that are done |
+| `samples` | `samples.SAMPLES` of chunks that are done: a row per tracklet and second |
 | `tracks` | per track of its source's newest link version: track_id, source_id, class_name, t0, t1, duration_s, |
 |  | n_tracklets, n_observations, n_detected, n_bridged |
 | `track_observations` | observations joined with the newest links: the columns of `observations` and track_id |
+| `track_samples` | samples joined with the newest links: the columns of `samples` and track_id |
 | `zones` | source_id, name, kind (`zone` or `line`), unit (`px` or `m`), points (JSON [[x, y], ...]) |
 | `calibrations` | source_id, calibration (JSON, see `georeference`) |
 | `events` | `schema.EVENTS` |
@@ -26,7 +28,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,7 +36,7 @@ import pyarrow as pa
 
 from flows.schema import Chunk, ChunkResult, Video
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,15 @@ class Store(ABC):
     @abstractmethod
     def prepare(self) -> None:
         """Create what is missing; raise SchemaVersionError where another version's data lies."""
+
+    @abstractmethod
+    def upgrade(self) -> list[int]:
+        """Lead a store of an older schema to this one; returns the versions gone through, in order.
+
+        Raises:
+            SchemaVersionError: No way leads from what is there.
+            StoreError: There is no store.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -162,7 +173,21 @@ class Store(ABC):
 
     @abstractmethod
     def write_events(self, source_id: str, events: pa.Table) -> None:
-        """Replace the events (schema EVENTS) of a source, at once."""
+        """Replace the events (schema EVENTS) of a source, at once, but for those from before what was pruned."""
+
+    # -- keeping house
+
+    @abstractmethod
+    def prune(self, before: date) -> list[date]:
+        """Remove the observations of all days (UTC) before a date; returns the days they were of.
+
+        The ledger, tracklets, tracks, samples and events stay, so counts, dwell, movement and certainty can still be
+        asked; pictures and exports of those days cannot. Events of what was pruned survive `write_events`.
+        """
+
+    @abstractmethod
+    def stats(self) -> pa.Table:
+        """What the store holds, schema `tables.STATS`: one row per table."""
 
     # -- reading
 

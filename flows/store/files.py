@@ -65,7 +65,10 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def write_table_durably(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file as `write_durably` does."""
+    """Write a Parquet file as `write_durably` does.
+
+    The metadata of the table's schema (GeoParquet's) becomes the file's.
+    """
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_durably(path, sink.getvalue())
@@ -74,7 +77,7 @@ def write_table_durably(path: Path, table: pa.Table) -> None:
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     """Read one Parquet file in its schema; `pq.read_table` would take columns from the folders' names instead."""
     with pq.ParquetFile(path) as file:
-        return file.read().cast(schema)
+        return file.read(schema.names).cast(schema)
 
 
 def source_folder(source_id: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +14,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.schema import Chunk, ChunkResult, ChunkState
-from flows.store.files import FileCache, explained, file_lock, source_folder, write_durably, write_table_durably
+from flows.schema import OBSERVATIONS, Chunk, ChunkResult, ChunkState
+from flows.store.files import (
+    FileCache,
+    explained,
+    file_lock,
+    read_table,
+    source_folder,
+    write_durably,
+    write_table_durably,
+)
+from flows.store.geometry import paths, with_geometry, wkb_points
+from flows.store.samples import sample
 from flows.store.tables import begun_row, days_of, ended_row, planned_row, rejected_row, reset_row
 
 SUPERSEDED_S = 600.0
@@ -76,14 +86,19 @@ class Ledger:
             self._write(row)
         return may_start
 
-    def commit(self, result: ChunkResult) -> None:
-        """See `Store.commit`."""
+    def commit(self, result: ChunkResult, calibration: str | None) -> None:
+        """See `Store.commit`.
+
+        Args:
+            result: Of the chunk.
+            calibration: Of its source, as stored.
+        """
         chunk = result.chunk
         with self._writing(chunk.video.source_id):
             before = self.row(chunk.chunk_id) or planned_row(chunk)
             if result.error is not None and before["state"] == ChunkState.DONE:
                 return
-            parts = _parts(result) if result.error is None else {}
+            parts = _parts(result, calibration) if result.error is None else {}
             try:
                 for path, table in parts.items():
                     write_table_durably(self._folder / path, table)
@@ -104,6 +119,17 @@ class Ledger:
             self._clean(row, reset_row(row))
         return True
 
+    def replace_files(self, chunk_id: str, change: Callable[[list[str]], list[str]]) -> None:
+        """Let a chunk list other files; those it lists no more stay for a while, as after a commit."""
+        row = self.row(chunk_id)
+        if row is None:
+            return
+        with self._writing(row["source_id"]):
+            row = self.row(chunk_id) or row
+            files = change(list(row.get("files", ())))
+            if files != row.get("files", []) or row.get("superseded"):
+                self._clean(row, {**row, "files": files})
+
     def _clean(self, before: Mapping[str, Any], after: dict[str, Any]) -> None:
         """Write a row, and remove the chunk's files that it lists no more and no reader can still want."""
         now = time.time()
@@ -119,7 +145,7 @@ class Ledger:
         if row["attempts"] <= 1:
             return
         source = source_folder(row["source_id"])
-        for folder in (f"observations/{source}/*", f"tracklets/{source}"):
+        for folder in (f"observations/{source}/*", f"samples/{source}", f"tracklets/{source}"):
             for start in ("", "."):
                 for path in self._folder.glob(f"{folder}/{start}{row['chunk_id']}-*"):
                     yield str(path.relative_to(self._folder))
@@ -142,20 +168,36 @@ class Ledger:
 
 
 def files_of(rows: Iterable[Mapping[str, Any]], table: str) -> list[str]:
-    """The files of `observations` or `tracklets` that ledger rows list, relative to the store."""
+    """The files of `observations`, `samples` or `tracklets` that ledger rows list, relative to the store."""
     return [path for row in rows for path in row.get("files", ()) if path.startswith(f"{table}/")]
 
 
-def _parts(result: ChunkResult) -> dict[str, pa.Table]:
+def _parts(result: ChunkResult, calibration: str | None) -> dict[str, pa.Table]:
     """The files of a chunk: path in the store -> rows."""
     # A new name each time: readers of an earlier commit's files are not disturbed.
     name = f"{result.chunk.chunk_id}-{secrets.token_hex(4)}.parquet"
     source = source_folder(result.chunk.video.source_id)
-    days = days_of(result.observations)
+    # In order of time, so that a file's statistics let readers pass over what they do not want.
+    rows = result.observations.sort_by("ts")
+    days = days_of(rows)
+    located = with_geometry(rows, wkb_points(rows), "Point", calibration)
     parts = {
-        f"observations/{source}/day={day.as_py().isoformat()}/{name}": result.observations.filter(pc.equal(days, day))
+        f"observations/{source}/day={day.as_py().isoformat()}/{name}": located.filter(pc.equal(days, day))
         for day in pc.unique(days)
     }
+    if rows.num_rows:
+        parts[f"samples/{source}/{name}"] = sample(rows)
     if result.tracklets.num_rows:
-        parts[f"tracklets/{source}/{name}"] = result.tracklets
+        ways = pa.array(paths(rows, result.tracklets["tracklet_id"], None), pa.binary())
+        parts[f"tracklets/{source}/{name}"] = with_geometry(result.tracklets, ways, "LineString", calibration)
     return parts
+
+
+def add_samples(folder: Path, ledger: Ledger, row: Mapping[str, Any]) -> None:
+    """Write the samples of a chunk that version 1 of the store committed."""
+    tables = [read_table(folder / path, OBSERVATIONS) for path in files_of([row], "observations")]
+    if not tables or files_of([row], "samples"):
+        return
+    name = f"samples/{source_folder(row['source_id'])}/{row['chunk_id']}-{secrets.token_hex(4)}.parquet"
+    write_table_durably(folder / name, sample(pa.concat_tables(tables)))
+    ledger.replace_files(row["chunk_id"], lambda files: [*files, name])

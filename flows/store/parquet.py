@@ -3,32 +3,38 @@
     schema_version
     ledger/<chunk_id>.json                    one per chunk; names the chunk's files once it is done
     observations/source_id=.../day=.../<chunk_id>-<token>.parquet
+    samples/source_id=.../<chunk_id>-<token>.parquet
     tracklets/source_id=.../<chunk_id>-<token>.parquet
     links/source_id=.../version=<n>.parquet
     events/source_id=....parquet
     videos/ runs/ zones/ calibrations/        small JSON files
+    pruned_until                              observations before this day were pruned
     locks/                                    one per source and purpose, always empty
 
 Every file is written under a temporary name, flushed and renamed. A chunk's rows are those its ledger file lists, so
 one rename makes all of them visible, over however many days they spread. DuckDB reads them from memory-only databases
-made per query: a `.duckdb` file could not be shared between a writer and a reader.
+made per query: a `.duckdb` file could not be shared between a writer and a reader. Where a source is calibrated, the
+files of observations (points) and tracklets (lines) are GeoParquet.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from flows.errors import StoreError
-from flows.schema import EVENTS, LEDGER, OBSERVATIONS, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, Video
+from flows.schema import EVENTS, LEDGER, OBSERVATIONS, TIMESTAMP, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, Video
 from flows.store import duck
 from flows.store.base import SCHEMA_VERSION, Filter, Store, Zone
 from flows.store.files import (
@@ -40,8 +46,9 @@ from flows.store.files import (
     write_durably,
     write_table_durably,
 )
-from flows.store.ledger import Ledger, files_of, read_json, write_json
-from flows.store.tables import CALIBRATIONS, RUNS, SOURCES, VIDEOS, ZONES, check_version, video_row
+from flows.store.ledger import Ledger, add_samples, files_of, read_json, write_json
+from flows.store.samples import SAMPLES
+from flows.store.tables import CALIBRATIONS, RUNS, SOURCES, STATS, VIDEOS, ZONES, check_version, video_row
 
 
 class ParquetStore(Store):
@@ -76,6 +83,21 @@ class ParquetStore(Store):
                 write_durably(version_file, f"{version}\n".encode())
         check_version(version, str(self._folder))
 
+    def upgrade(self) -> list[int]:
+        """See `Store.upgrade`. May be killed and run again; the version is written last."""
+        version_file = self._folder / "schema_version"
+        with explained(self._folder), file_lock(self._folder / "locks" / "upgrade"):
+            if not version_file.is_file():
+                raise StoreError(f"{self._folder} holds no store yet: `sightflow db init` makes one")
+            version = version_file.read_text().strip()
+            if version == "1":
+                for row in self._ledger.rows():
+                    add_samples(self._folder, self._ledger, row)
+                write_durably(version_file, f"{SCHEMA_VERSION}\n".encode())
+                return [SCHEMA_VERSION]
+        check_version(version, str(self._folder))
+        return []
+
     def close(self) -> None:
         """See `Store.close`; nothing stays open."""
 
@@ -107,7 +129,7 @@ class ParquetStore(Store):
 
     def commit(self, result: ChunkResult) -> None:
         """See `Store.commit`. A failure does not take back what another attempt finished."""
-        self._ledger.commit(result)
+        self._ledger.commit(result, self.calibration(result.chunk.video.source_id))
 
     def reset_failed(self, chunk_ids: Sequence[str]) -> int:
         """See `Store.reset_failed`."""
@@ -186,8 +208,57 @@ class ParquetStore(Store):
 
     def write_events(self, source_id: str, events: pa.Table) -> None:
         """See `Store.write_events`."""
+        path = self._folder / "events" / f"{source_folder(source_id)}.parquet"
+        events = events.cast(EVENTS)
         with explained(self._folder):
-            write_table_durably(self._folder / "events" / f"{source_folder(source_id)}.parquet", events.cast(EVENTS))
+            until, old = self._pruned_until(), self._events.get(path)
+            if until is not None and old is not None:
+                # What was made of pruned observations cannot be made again, so it stays.
+                bound = datetime.combine(until, time.min, UTC)
+                events = pa.concat_tables([old.filter(pc.less(old["ts"], pa.scalar(bound, TIMESTAMP))), events])
+            write_table_durably(path, events)
+
+    # -- keeping house
+
+    def prune(self, before: date) -> list[date]:
+        """See `Store.prune`. Files are removed by the first prune, or commit of their chunk, ten minutes later."""
+        days: set[date] = set()
+
+        def kept(files: list[str]) -> list[str]:
+            gone = {path: day for path in files if (day := _day(path)) is not None and day < before}
+            days.update(gone.values())
+            return [path for path in files if path not in gone]
+
+        with explained(self._folder):
+            for row in self._ledger.rows():
+                self._ledger.replace_files(row["chunk_id"], kept)
+            if days and before > (self._pruned_until() or date.min):
+                write_durably(self._folder / "pruned_until", f"{before.isoformat()}\n".encode())
+        return sorted(days)
+
+    def stats(self) -> pa.Table:
+        """See `Store.stats`. Rows come from the files' footers and the ledger."""
+        with explained(self._folder):
+            rows = self._ledger.rows()
+            found = [self._stats(table, files_of(rows, table)) for table in ("observations", "samples", "tracklets")]
+            for table in ("links", "events"):
+                paths = sorted((self._folder / table).glob("**/[!.]*.parquet"))
+                found.append(self._stats(table, [str(path.relative_to(self._folder)) for path in paths]))
+            ledger = list((self._folder / "ledger").glob("[!.]*.json"))
+        size = sum(path.stat().st_size for path in ledger)
+        return pa.Table.from_pylist([*found, _stats_row("chunks", len(rows), size, len(ledger))], STATS)
+
+    def _stats(self, table: str, names: Sequence[str]) -> dict[str, Any]:
+        paths = [self._folder / name for name in names]
+        n_rows = sum(pq.read_metadata(path).num_rows for path in paths)
+        days = [day for name in names if (day := _day(name)) is not None]
+        return _stats_row(table, n_rows, sum(path.stat().st_size for path in paths), len(paths), days)
+
+    def _pruned_until(self) -> date | None:
+        try:
+            return date.fromisoformat((self._folder / "pruned_until").read_text().strip())
+        except FileNotFoundError:
+            return None
 
     # -- reading
 
@@ -232,6 +303,7 @@ class ParquetStore(Store):
             "runs": pa.Table.from_pylist(list(self._json.all(folder / "runs", "*.json").values()), RUNS),
             "chunks": pa.Table.from_pylist(list(rows), LEDGER),
             "tracklets": duck.Files(TRACKLETS, [folder / path for path in files_of(rows, "tracklets")]),
+            "samples": duck.Files(SAMPLES, [folder / path for path in files_of(rows, "samples")]),
             "observations": duck.Files(OBSERVATIONS, [folder / path for path in files_of(rows, "observations")]),
             "track_links": pa.concat_tables([TRACK_LINKS.empty_table(), *all_links]),
             "newest_links": pa.concat_tables([TRACK_LINKS.empty_table(), *newest_links]),
@@ -250,6 +322,23 @@ class ParquetStore(Store):
                 [EVENTS.empty_table(), *self._events.all(folder / "events", "*.parquet").values()]
             ),
         }
+
+
+def _day(path: str) -> date | None:
+    """The day a file is of, None where its table is not kept by day."""
+    found = re.search(r"/day=(\d{4}-\d\d-\d\d)/", path)
+    return date.fromisoformat(found[1]) if found else None
+
+
+def _stats_row(table: str, rows: int, size: int, parts: int, days: Sequence[date] = ()) -> dict[str, Any]:
+    return {
+        "table": table,
+        "rows": rows,
+        "bytes": size,
+        "parts": parts,
+        "first_day": min(days, default=None),
+        "last_day": max(days, default=None),
+    }
 
 
 def _video(row: Mapping[str, Any]) -> str:

@@ -21,23 +21,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as types
 
+from flows.store.geometry import EWKB_POINT, ewkb_points
+from flows.store.pgarrow import POSTGRES_EPOCH_US
+
 HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 TRAILER = struct.pack(">h", -1)
 
 ROWS_PER_BLOCK = 50_000
 """Bounds the memory of a load: a block is some 20 MB."""
 
-_POSTGRES_EPOCH_US = 946_684_800_000_000
-"""2000-01-01, from which PostgreSQL counts microseconds."""
 
-_POINT = np.dtype([("byte_order", "u1"), ("type", "<u4"), ("srid", "<u4"), ("x", "<f8"), ("y", "<f8")])
-"""EWKB of a point with SRID; PostGIS takes it as it is."""
-_POINT_WITH_SRID = 0x20000001
-LOCAL_SRID = 0
-"""Calibrations lead to a local frame in metres, which no register of reference systems knows."""
-
-
-def encode(rows: pa.Table) -> Iterator[bytes]:
+def encode(rows: pa.Table, srid: int) -> Iterator[bytes]:
     """Binary COPY data of rows whose last column is text or bytes of any length.
 
     A column `geom` stands before the last: the point (x_m, y_m), null where either is. See
@@ -46,11 +40,12 @@ def encode(rows: pa.Table) -> Iterator[bytes]:
     Args:
         rows: Table with columns of type string, timestamp[us], int64, float32 or float64, `x_m` and `y_m`, and last
             one binary column.
+        srid: Of the points.
     """
     yield HEADER
     for batch in rows.to_batches(max_chunksize=ROWS_PER_BLOCK):
         if batch.num_rows:
-            yield from _blocks(batch)
+            yield from _blocks(batch, srid)
     yield TRAILER
 
 
@@ -59,16 +54,16 @@ def columns(names: Sequence[str]) -> list[str]:
     return [*names[:-1], "geom", names[-1]]
 
 
-def _blocks(batch: pa.RecordBatch) -> Iterator[bytes]:
+def _blocks(batch: pa.RecordBatch, srid: int) -> Iterator[bytes]:
     lengths = [_field_lengths(column) for column in batch.columns[:-1]]
     is_point = pc.and_(batch["x_m"].is_valid(), batch["y_m"].is_valid()).to_numpy(zero_copy_only=False)
-    lengths.append(np.where(is_point, _POINT.itemsize, -1))
+    lengths.append(np.where(is_point, EWKB_POINT.itemsize, -1))
     order, starts = _shapes(lengths, batch.num_rows)
     for start, stop in zip(starts, [*starts[1:], batch.num_rows], strict=True):
         chosen = order[start:stop]
         shape = [int(length[chosen[0]]) for length in lengths]
         rows = batch.take(pa.array(chosen)) if len(starts) > 1 else batch
-        yield _joined(_records(rows, shape), rows.column(batch.num_columns - 1))
+        yield _joined(_records(rows, shape, srid), rows.column(batch.num_columns - 1))
 
 
 def _field_lengths(column: pa.Array) -> npt.NDArray[np.int64]:
@@ -98,21 +93,23 @@ def _shapes(lengths: Sequence[npt.NDArray[np.int64]], n_rows: int) -> tuple[npt.
     return order, starts
 
 
-def _records(rows: pa.RecordBatch, shape: Sequence[int]) -> npt.NDArray[Any]:
+def _records(rows: pa.RecordBatch, shape: Sequence[int], srid: int) -> npt.NDArray[Any]:
     """One record per row: everything but the value of the last column, whose length stands at the end."""
     fixed = rows.columns[:-1]
     kinds: list[tuple[str, Any]] = [("n", ">i2")]
     for index, length in enumerate(shape):
         kinds.append((f"length_{index}", ">i4"))
         if length > 0:
-            kinds.append((f"value_{index}", _POINT if index == len(fixed) else _value_kind(fixed[index].type, length)))
+            kind = EWKB_POINT if index == len(fixed) else _value_kind(fixed[index].type, length)
+            kinds.append((f"value_{index}", kind))
     kinds.append(("length_last", ">i4"))
     records = np.empty(rows.num_rows, dtype=kinds)
     records["n"] = len(shape) + 1
     for index, length in enumerate(shape):
         records[f"length_{index}"] = length
         if length > 0:
-            records[f"value_{index}"] = _points(rows) if index == len(fixed) else _values(fixed[index], length)
+            is_point = index == len(fixed)
+            records[f"value_{index}"] = _points(rows, srid) if is_point else _values(fixed[index], length)
     lengths = pc.fill_null(pc.binary_length(rows.column(rows.num_columns - 1)), -1)
     records["length_last"] = lengths.to_numpy(zero_copy_only=False)
     return records
@@ -130,15 +127,12 @@ def _values(column: pa.Array, length: int) -> npt.NDArray[Any]:
         start = int(np.frombuffer(offsets, dtype=np.int32)[column.offset])
         return np.frombuffer(data, dtype=f"V{length}", count=len(column), offset=start)
     if types.is_timestamp(column.type):
-        return column.cast(pa.int64()).to_numpy() - _POSTGRES_EPOCH_US
+        return column.cast(pa.int64()).to_numpy() - POSTGRES_EPOCH_US
     return column.to_numpy()
 
 
-def _points(rows: pa.RecordBatch) -> npt.NDArray[Any]:
-    points = np.empty(rows.num_rows, dtype=_POINT)
-    points["byte_order"], points["type"], points["srid"] = 1, _POINT_WITH_SRID, LOCAL_SRID
-    points["x"], points["y"] = rows["x_m"].to_numpy(), rows["y_m"].to_numpy()
-    return points
+def _points(rows: pa.RecordBatch, srid: int) -> npt.NDArray[Any]:
+    return ewkb_points(rows["x_m"].to_numpy(), rows["y_m"].to_numpy(), srid)
 
 
 def _joined(records: npt.NDArray[Any], last: pa.Array) -> bytes:

@@ -8,23 +8,32 @@ before or after.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import Connection
-from psycopg.rows import dict_row
 
-from flows.schema import EVENTS, LEDGER, OBSERVATIONS, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, ChunkState, Video
-from flows.store import pgarrow, pgcopy, pgschema
+from flows.schema import EVENTS, LEDGER, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, ChunkState, Video
+from flows.store import pgarrow, pgschema
 from flows.store.base import Filter, Store, Zone
 from flows.store.pgconnect import Server
+from flows.store.pgwrite import (
+    assignments,
+    delete_chunk,
+    fill_version_2,
+    insert,
+    load_chunk,
+    locked_row,
+    register_frame,
+    write_row,
+)
 from flows.store.sql import bound, observations_sql, to_psycopg
-from flows.store.tables import VIDEOS, begun_row, days_of, ended_row, planned_row, rejected_row, video_row
+from flows.store.tables import STATS, VIDEOS, ZONES, begun_row, days_of, ended_row, planned_row, rejected_row, video_row
 
 _LOCK = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
 _MARK_NEWEST = """
@@ -32,6 +41,38 @@ _MARK_NEWEST = """
     from (select max(version) as version from link_versions where source_id = %(source_id)s) n
     where k.source_id = %(source_id)s and k.newest <> (k.version = n.version)
 """
+
+
+_PLACE_ZONES = """
+    update zones z set geom = st_setsrid(z.geom, coalesce((select srid from calibrations c
+        where c.source_id = z.source_id), 0)) where z.source_id = %s and z.geom is not null
+"""
+_STATS = """
+    select t.name as table, t.rows, cast(coalesce(sum(pg_total_relation_size(p.relid)), 0) as bigint) as bytes,
+        count(p.relid) as parts,
+        min(to_date(substring(p.relid::regclass::text from 'observations_([0-9]{8})$'), 'YYYYMMDD')) as first_day,
+        max(to_date(substring(p.relid::regclass::text from 'observations_([0-9]{8})$'), 'YYYYMMDD')) as last_day
+    from (
+        select 'observations' as name, count(*) as rows from observations
+        union all select 'samples', count(*) from samples
+        union all select 'tracklets', count(*) from tracklets
+        union all select 'links', count(*) from links
+        union all select 'events', count(*) from events
+        union all select 'chunks', count(*) from chunks
+    ) t left join lateral (
+        select inhrelid as relid from pg_inherits where inhparent = t.name::regclass
+        union all select t.name::regclass where t.name <> 'observations'
+    ) p on true group by t.name, t.rows
+"""
+
+
+def _well_known_text(zone: Zone) -> str | None:
+    """A zone in metres as a geometry; pixels are no place on the ground."""
+    if zone.unit != "m":
+        return None
+    closed = [*zone.points, zone.points[0]] if zone.kind == "zone" else zone.points
+    ring = ", ".join(f"{x!r} {y!r}" for x, y in closed)
+    return f"polygon(({ring}))" if zone.kind == "zone" else f"linestring({ring})"
 
 
 class PostgisStore(Store):
@@ -45,6 +86,14 @@ class PostgisStore(Store):
     def prepare(self) -> None:
         """See `Store.prepare`. Makes the extension, where this user may, and the tables, where there are none."""
         self._server.run(pgschema.prepare, retry=False)
+
+    def upgrade(self) -> list[int]:
+        """See `Store.upgrade`."""
+
+        def work(connection: Connection) -> list[int]:
+            return pgschema.upgrade(connection, fill_version_2)
+
+        return self._server.run(work, retry=False)
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -64,8 +113,8 @@ class PostgisStore(Store):
             with connection.transaction():
                 connection.execute("insert into sources values (%s) on conflict do nothing", (video.source_id,))
                 sql = (
-                    _insert("videos", VIDEOS.names)
-                    + f" on conflict (video_id) do update set {_assignments(VIDEOS.names)}"
+                    insert("videos", VIDEOS.names)
+                    + f" on conflict (video_id) do update set {assignments(VIDEOS.names)}"
                 )
                 connection.execute(sql, video_row(video))
 
@@ -79,7 +128,7 @@ class PostgisStore(Store):
             # In one order everywhere, so that two planners of the same chunks do not lock each other out.
             with connection.transaction(), connection.cursor() as cursor:
                 cursor.executemany(
-                    _insert("chunks", LEDGER.names) + " on conflict do nothing",
+                    insert("chunks", LEDGER.names) + " on conflict do nothing",
                     sorted(rows, key=lambda row: row["chunk_id"]),
                 )
 
@@ -90,8 +139,8 @@ class PostgisStore(Store):
         row = rejected_row(uri, source_id, error)
 
         def work(connection: Connection) -> None:
-            replace = f" on conflict (chunk_id) do update set {_assignments(row)}"
-            connection.execute(_insert("chunks", row) + replace, row)
+            replace = f" on conflict (chunk_id) do update set {assignments(row)}"
+            connection.execute(insert("chunks", row) + replace, row)
 
         self._server.run(work)
 
@@ -100,8 +149,8 @@ class PostgisStore(Store):
 
         def work(connection: Connection) -> bool:
             with connection.transaction():
-                may_start, row = begun_row(_locked_row(connection, chunk), max_attempts)
-                _write_row(connection, row)
+                may_start, row = begun_row(locked_row(connection, chunk), max_attempts)
+                write_row(connection, row)
                 return may_start
 
         return self._server.run(work)
@@ -114,13 +163,13 @@ class PostgisStore(Store):
         def work(connection: Connection) -> None:
             pgschema.make_partitions(connection, days)
             with connection.transaction():
-                row = _locked_row(connection, chunk)
+                row = locked_row(connection, chunk)
                 if result.error is not None and row["state"] == ChunkState.DONE:
                     return
-                _delete_rows(connection, chunk)
+                delete_chunk(connection, chunk)
                 if result.error is None:
-                    _load(connection, result)
-                _write_row(connection, ended_row(row, result))
+                    load_chunk(connection, result)
+                write_row(connection, ended_row(row, result))
 
         self._server.run(work)
 
@@ -178,7 +227,8 @@ class PostgisStore(Store):
                 connection.execute("insert into link_versions values (%s, %s) on conflict do nothing", key)
                 pgarrow.copy(connection, "links", links.cast(TRACK_LINKS))
                 connection.execute(_MARK_NEWEST, {"source_id": source_id})
-            connection.execute("analyze links")
+            # What reports join with, so that their plans know how much there is.
+            connection.execute("analyze links, tracklets, samples")
 
         self._server.run(work)
 
@@ -186,19 +236,21 @@ class PostgisStore(Store):
 
     def write_zones(self, source_id: str, zones: Sequence[Zone]) -> None:
         """See `Store.write_zones`."""
-        rows = [(source_id, z.name, z.kind, z.unit, json.dumps(z.points)) for z in zones]
+        rows = [(source_id, z.name, z.kind, z.unit, json.dumps(z.points), _well_known_text(z)) for z in zones]
 
         def work(connection: Connection) -> None:
             with connection.transaction(), connection.cursor() as cursor:
                 cursor.execute(_LOCK, (f"zones {source_id}",))
                 cursor.execute("delete from zones where source_id = %s", (source_id,))
-                cursor.executemany("insert into zones values (%s, %s, %s, %s, %s)", rows)
+                cursor.executemany("insert into zones values (%s, %s, %s, %s, %s, st_geomfromtext(%s))", rows)
+                cursor.execute(_PLACE_ZONES, (source_id,))
 
         self._server.run(work)
 
     def zones(self, source_id: str) -> list[Zone]:
         """See `Store.zones`."""
-        found = self.query("select * from zones where source_id = $source_id", {"source_id": source_id})
+        names = ", ".join(ZONES.names)
+        found = self.query(f"select {names} from zones where source_id = $source_id", {"source_id": source_id})
         return [
             Zone(row["name"], row["kind"], tuple((x, y) for x, y in json.loads(row["points"])), row["unit"])
             for row in found.to_pylist()
@@ -206,8 +258,16 @@ class PostgisStore(Store):
 
     def write_calibration(self, source_id: str, calibration_json: str) -> None:
         """See `Store.write_calibration`."""
-        sql = "insert into calibrations values (%s, %s) on conflict (source_id) do update set calibration = %s"
-        self._execute(sql, (source_id, calibration_json, calibration_json))
+
+        def work(connection: Connection) -> None:
+            with connection.transaction():
+                srid = register_frame(connection, calibration_json)
+                row = {"source_id": source_id, "calibration": calibration_json, "srid": srid}
+                replace = f" on conflict (source_id) do update set {assignments(row)}"
+                connection.execute(insert("calibrations", row) + replace, row)
+                connection.execute(_PLACE_ZONES, (source_id,))
+
+        self._server.run(work)
 
     def calibration(self, source_id: str) -> str | None:
         """See `Store.calibration`."""
@@ -221,10 +281,33 @@ class PostgisStore(Store):
         def work(connection: Connection) -> None:
             with connection.transaction():
                 connection.execute(_LOCK, (f"events {source_id}",))
-                connection.execute("delete from events where source_id = %s", (source_id,))
+                # What was made of pruned observations cannot be made again, so it stays.
+                connection.execute(
+                    "delete from events where source_id = %s"
+                    " and ts >= coalesce((select until from pruned), '-infinity')",
+                    (source_id,),
+                )
                 pgarrow.copy(connection, "events", events.cast(EVENTS))
 
         self._server.run(work)
+
+    # -- keeping house
+
+    def prune(self, before: date) -> list[date]:
+        """See `Store.prune`. Partitions are dropped whole."""
+        return self._server.run(lambda connection: pgschema.drop_partitions(connection, before))
+
+    def stats(self) -> pa.Table:
+        """See `Store.stats`. Counts every row: seconds for hundreds of millions."""
+        return self.query(_STATS).cast(STATS)
+
+    def grant_reader(self, role: str) -> bool:
+        """Let a role read the store and nothing else, for the dashboard; made without a password where it is new.
+
+        Returns:
+            Whether it was made.
+        """
+        return self._server.run(lambda connection: pgschema.grant_reader(connection, role))
 
     # -- reading
 
@@ -261,51 +344,3 @@ class PostgisStore(Store):
     ) -> pa.Table:
         sql = f"select {', '.join(schema.names)} from {table} where {condition} order by {order}"
         return self._server.run(lambda connection: pgarrow.fetch(connection, sql, parameters)).cast(schema)
-
-
-def _locked_row(connection: Connection, chunk: Chunk) -> dict[str, Any]:
-    """The chunk's ledger row, held until the transaction ends; a planned one where it was not there."""
-    row = planned_row(chunk)
-    connection.execute(_insert("chunks", row) + " on conflict do nothing", row)
-    sql = "select * from chunks where chunk_id = %s for update"
-    (found,) = connection.cursor(row_factory=dict_row).execute(sql, (chunk.chunk_id,))
-    return found
-
-
-def _write_row(connection: Connection, row: Mapping[str, Any]) -> None:
-    connection.execute(f"update chunks set {_assignments(row)} where chunk_id = %(chunk_id)s", row)
-
-
-def _insert(table: str, names: Iterable[str]) -> str:
-    names = list(names)
-    return f"insert into {table} ({', '.join(names)}) values ({', '.join(f'%({name})s' for name in names)})"
-
-
-def _assignments(names: Iterable[str]) -> str:
-    return ", ".join(f"{name} = %({name})s" for name in names)
-
-
-def _delete_rows(connection: Connection, chunk: Chunk) -> None:
-    sql = "delete from chunk_extents where chunk_id = %s returning t0, t1"
-    for t0, t1 in connection.execute(sql, (chunk.chunk_id,)).fetchall():
-        connection.execute(
-            "delete from observations where source_id = %s and ts between %s and %s and chunk_id = %s",
-            (chunk.video.source_id, t0, t1, chunk.chunk_id),
-        )
-    connection.execute("delete from tracklets where chunk_id = %s", (chunk.chunk_id,))
-
-
-def _load(connection: Connection, result: ChunkResult) -> None:
-    if result.observations.num_rows:
-        names = ", ".join(pgcopy.columns(OBSERVATIONS.names))
-        with (
-            connection.cursor() as cursor,
-            cursor.copy(f"copy observations ({names}) from stdin (format binary)") as copy,
-        ):
-            for block in pgcopy.encode(result.observations):
-                copy.write(block)
-        bounds = pc.min_max(result.observations["ts"]).as_py()
-        connection.execute(
-            "insert into chunk_extents values (%s, %s, %s)", (result.chunk.chunk_id, bounds["min"], bounds["max"])
-        )
-    pgarrow.copy(connection, "tracklets", result.tracklets)

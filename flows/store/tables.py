@@ -48,6 +48,19 @@ ZONES = pa.schema([pa.field(name, pa.string()) for name in ("source_id", "name",
 
 CALIBRATIONS = pa.schema([pa.field("source_id", pa.string()), pa.field("calibration", pa.string())])
 
+STATS = pa.schema(
+    [
+        pa.field("table", pa.string()),
+        pa.field("rows", pa.int64()),
+        pa.field("bytes", pa.int64()),
+        # Files, or partitions of the table.
+        pa.field("parts", pa.int64()),
+        pa.field("first_day", pa.date32()),
+        pa.field("last_day", pa.date32()),
+    ]
+)
+"""What `Store.stats` says: days where the table is kept by day. Indexes are part of `bytes`."""
+
 TRACK_OBSERVATIONS = OBSERVATIONS.append(pa.field("track_id", pa.string(), nullable=False))
 
 NEVER_ENDED = (
@@ -151,5 +164,5 @@ def check_version(found: str, where: str) -> None:
     if found.isdigit() and int(found) > SCHEMA_VERSION:
         fix = "a newer Sightflow wrote it: upgrade this one (pip install --upgrade sightflow)"
     else:
-        fix = "an older Sightflow wrote it: use that version, or choose a new store with --store"
+        fix = "an older Sightflow wrote it: run `sightflow db upgrade` with this store"
     raise SchemaVersionError(f"store {where} has schema version {found!r}, expected {SCHEMA_VERSION}; {fix}")

@@ -1,5 +1,6 @@
--- What only PostGIS has: the paths of tracks on the ground, time as the M of each point (seconds since 1970).
+-- What only PostGIS has: the ways of tracks on the ground. A track whose source was calibrated anew under way has one
+-- for each frame. Ask with `where st_intersects(geom, ...)` on tracklets first: that is what the index is on.
 create view trajectories as
-select track_id, source_id,
-    st_makeline(st_makepointm(x_m, y_m, cast(extract(epoch from ts) as double precision)) order by ts) as geom
-from track_observations where geom is not null group by track_id, source_id;
+select k.track_id, t.source_id, st_makeline(t.geom order by t.t0) as geom
+from newest_links k join tracklets t on t.source_id = k.source_id and t.tracklet_id = k.tracklet_id
+where t.geom is not null group by k.track_id, t.source_id, st_srid(t.geom);

@@ -1,4 +1,5 @@
--- The views both stores share, over tables each provides: newest_links, tracklets, observations.
+-- The views both stores share, over tables each provides: newest_links, tracklets, observations,
+-- samples.
 
 create view tracks as
 with members as (
@@ -27,3 +28,7 @@ from spans s join votes v on v.track_id = s.track_id and v.source_id = s.source_
 create view track_observations as
 select o.*, k.track_id
 from observations o join newest_links k on k.source_id = o.source_id and k.tracklet_id = o.tracklet_id;
+
+create view track_samples as
+select s.*, k.track_id
+from samples s join newest_links k on k.source_id = s.source_id and k.tracklet_id = s.tracklet_id;

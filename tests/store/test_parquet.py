@@ -51,11 +51,11 @@ def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("version", "fix"), [("2", "upgrade this one"), ("0", "choose a new store"), ("x", "choose a new store")]
+    ("version", "fix"), [("3", "upgrade this one"), ("1", "sightflow db upgrade"), ("x", "sightflow db upgrade")]
 )
 def test_another_schema_version_is_refused(tmp_path: Path, version: str, fix: str) -> None:
     (tmp_path / "schema_version").write_text(f"{version}\n")
-    with pytest.raises(SchemaVersionError, match=f"has schema version '{version}', expected 1.*{fix}"):
+    with pytest.raises(SchemaVersionError, match=f"has schema version '{version}', expected 2.*{fix}"):
         open_store(str(tmp_path)).prepare()
 
 

@@ -88,14 +88,14 @@ def test_processes_prepare_at_the_same_time(postgis_database: str) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(prepare, range(6)))
-    assert _rows(postgis_database, "select version from schema_version") == [(1,)]
+    assert _rows(postgis_database, "select version from schema_version") == [(2,)]
 
 
-@pytest.mark.parametrize(("version", "fix"), [(2, "upgrade this one"), (0, "choose a new store")])
+@pytest.mark.parametrize(("version", "fix"), [(3, "upgrade this one"), (0, "sightflow db upgrade")])
 def test_another_schema_version_is_refused(postgis_database: str, version: int, fix: str) -> None:
     open_store(postgis_database).prepare()
     _execute(postgis_database, f"update sightflow.schema_version set version = {version}")
-    with pytest.raises(SchemaVersionError, match=f"has schema version '{version}', expected 1.*{fix}"):
+    with pytest.raises(SchemaVersionError, match=f"has schema version '{version}', expected 2.*{fix}"):
         open_store(postgis_database).prepare()
 
 

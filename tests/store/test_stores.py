@@ -12,6 +12,7 @@ import pytest
 from flows.errors import StoreError
 from flows.schema import EVENTS, LEDGER, OBSERVATIONS, TIMESTAMP, TRACK_LINKS, TRACKLETS, ChunkResult, ChunkState
 from flows.store import Filter, Store, Zone, open_store
+from flows.store.samples import SAMPLES
 from flows.store.tables import CALIBRATIONS, RUNS, SOURCES, TRACK_OBSERVATIONS, VIDEOS, ZONES
 from tests.stores import (
     START,
@@ -55,6 +56,7 @@ def test_an_empty_store_answers_every_table_with_its_columns(store: Store) -> No
         "tracklets": TRACKLETS,
         "track_links": TRACK_LINKS,
         "observations": OBSERVATIONS,
+        "samples": SAMPLES,
         "track_observations": TRACK_OBSERVATIONS,
         "zones": ZONES,
         "calibrations": CALIBRATIONS,
@@ -63,8 +65,8 @@ def test_an_empty_store_answers_every_table_with_its_columns(store: Store) -> No
     for name, schema in expected.items():
         table = store.query(f"select * from {name}")
         assert table.num_rows == 0
-        # PostGIS adds its geometry.
-        assert [column for column in table.schema.names if column != "geom"] == schema.names, name
+        # PostGIS adds its geometries and their frames.
+        assert [column for column in table.schema.names if column not in ("geom", "srid")] == schema.names, name
     tracks = store.query("select track_id, class_name, t0, duration_s, n_tracklets, n_bridged from tracks")
     assert tracks.schema.types == [pa.string(), pa.string(), TIMESTAMP, pa.float64(), pa.int64(), pa.int64()]
     assert store.ledger().schema == LEDGER
