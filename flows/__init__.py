@@ -30,6 +30,7 @@ The flow itself:
 What is made of the results:
 
 - `reports`: a report is a name, SQL and parameters, the same on both stores
+  - `statements`: the SQL of each
 - `tracks`: short numbers for tracks, the same in pictures and files
 - `render`: annotated video
   - `overlay`: what is drawn on a frame
@@ -47,6 +48,7 @@ Around it:
 - `doctor`: what is installed, and how to fix what is not
   - `installation`: its checks of packages, drivers and codecs
 - `cli`: the `sightflow` command
+  - `db`: its commands on the store itself
   - `console`: finding the store, printing tables
   - `progress`: a run's progress, from the ledger
 """

@@ -15,12 +15,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.config import Settings, StoreSettings
+from flows import db
+from flows.config import Settings
 from flows.console import (
+    StoreOption,
     command_line,
     err,
     existing_store,
     known_sources,
+    named_values,
     out,
     print_counts,
     print_table,
@@ -28,6 +31,7 @@ from flows.console import (
     store_url,
     utc,
     video_id,
+    warn_of_password,
 )
 from flows.errors import MissingExtraError, SightflowError, UsageError
 from flows.store import Filter, Store, open_store
@@ -41,15 +45,11 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="Named models: what there is, and where.")
 app.add_typer(models_app, name="models")
+app.add_typer(db.app, name="db")
 
 # What shells give to a command that Ctrl-C ended.
 _STOPPED = 130
 
-DEFAULT_STORE = StoreSettings().url
-StoreOption = Annotated[
-    str | None,
-    typer.Option("--store", help=f"A folder or postgresql://...; default $SIGHTFLOW_STORE__URL or {DEFAULT_STORE}."),
-]
 VideoOption = Annotated[
     str | None, typer.Option("--video", help="Video id, source with one video, or path; needed if there are several.")
 ]
@@ -73,6 +73,7 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try chunks again that failed before.")] = False,
 ) -> None:
     """Turn videos into stored tracks. What is done already is skipped; a killed run goes on where it was."""
+    warn_of_password(store)
     settings = Settings.load(
         config,
         {
@@ -160,6 +161,9 @@ def report(
     t0: Annotated[str | None, typer.Option(help="From this time on (ISO, UTC).")] = None,
     t1: Annotated[str | None, typer.Option(help="Before this time (ISO, UTC).")] = None,
     bin_seconds: Annotated[int | None, typer.Option(help="Width of a time bin.")] = None,
+    others: Annotated[
+        list[str] | None, typer.Option("--set", help="Another parameter of the report: name=value, see docs/store.md.")
+    ] = None,
     output: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
 ) -> None:
     """Answer a question from the store, e.g. `sightflow report counts --class person`."""
@@ -167,9 +171,10 @@ def report(
 
     if name == "list":
         for known in REPORTS.values():
-            out.print(f"{known.name:16} {known.title}", highlight=False)
+            out.print(f"{known.name:18} {known.title}", highlight=False)
         return
     given = {"source": source, "class": class_name, "t0": t0, "t1": t1, "bin_seconds": bin_seconds}
+    given |= named_values(others or ())
     with existing_store(store) as opened:
         table = run_report(opened, name, **{k: v for k, v in given.items() if v is not None})
     print_table(table, REPORTS[name].title, output)

@@ -9,14 +9,16 @@ import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.csv
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.config import Settings
+from flows.config import Settings, StoreSettings
 from flows.errors import StoreError, UsageError
 from flows.reports import run_report
 from flows.schema import EPOCH
@@ -33,8 +35,42 @@ out = Console(soft_wrap=True, markup=False, width=None if sys.stdout.isatty() el
 err = Console(stderr=True, soft_wrap=True)
 
 
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store", help=f"A folder or postgresql://...; default $SIGHTFLOW_STORE__URL or {StoreSettings().url}."
+    ),
+]
+
+
+def warn_of_password(store: str | None) -> None:
+    """Say so where the command line holds a store's password: every user of the machine can read it there."""
+    if store is not None and "://" in store and urlsplit(store).password:
+        err.print(
+            "[yellow]warning:[/] others on this machine can read the password in --store; "
+            "leave it to PGPASSWORD, ~/.pgpass or SIGHTFLOW_STORE__URL",
+            highlight=False,
+        )
+
+
+def named_values(pairs: Iterable[str]) -> dict[str, str]:
+    """Values given as name=value.
+
+    Raises:
+        UsageError: Something else.
+    """
+    values = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise UsageError(f"--set takes name=value, got {pair!r}")
+        values[name] = value
+    return values
+
+
 def store_url(given: str | None) -> str:
     """The store's address: the flag, else the environment, else the default folder."""
+    warn_of_password(given)
     return given or Settings.load().store.url
 
 

@@ -47,6 +47,10 @@ class StoreError(SightflowError):
     """A store that cannot be reached, read or written."""
 
 
+class RefusedChunkError(StoreError):
+    """A chunk its store will not take, or on which the connection is always lost: others may fare better."""
+
+
 class SchemaVersionError(StoreError):
     """A store written by another version of the schema."""
 

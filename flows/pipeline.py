@@ -27,11 +27,11 @@ import ray.exceptions
 
 from flows.config import Settings
 from flows.decode import plan_chunks, probe
-from flows.errors import SightflowError, StoreError, WorkerError
+from flows.errors import RefusedChunkError, SightflowError, StoreError, WorkerError
 from flows.events import recompute_events
 from flows.georeference import Calibration, locate
 from flows.models import model_hash, resolve
-from flows.schema import Chunk, ChunkState
+from flows.schema import Chunk, ChunkResult, ChunkState
 from flows.stitch import stitch_source
 from flows.store import Store, open_store
 
@@ -285,7 +285,11 @@ def _commit(row: Row, url: str) -> Row:
             if calibration is not None:
                 located = locate(result.observations, Calibration.from_json(calibration))
                 result = replace(result, observations=located)
-            store.commit(result)
+            try:
+                store.commit(result)
+            except RefusedChunkError as error:
+                result = ChunkResult.failed(result.chunk, str(error), timings_s=result.timings_s)
+                store.commit(result)
     except StoreError as error:
         trouble = f"chunk {chunk_id} could not be stored: {error}"
     return {"chunk_id": chunk_id, "error": result.error, "trouble": trouble}

@@ -11,7 +11,7 @@ import pytest
 from flows.errors import ReportError
 from flows.reports import REPORTS, run_report
 from flows.schema import OBSERVATIONS, TIMESTAMP, TRACKLETS, ChunkResult, State, make_id
-from flows.store import Store, open_store
+from flows.store import Store, Zone, open_store
 from tests.stores import START, make_chunk, make_event, make_events, make_links, make_observation, make_tracklet
 
 CLASSES = ("person", "digger", "Über-Kran", "a'b")
@@ -42,6 +42,7 @@ def _fill(store: Store, seed: int) -> list[dict[str, Any]]:
                         tracklet_id=name,
                         class_name=rng.choice(CLASSES[: number + 1]) if number < 3 else CLASSES[number % 4],
                         state=rng.choice(list(State)).value,
+                        **_place(rng, k, calibrated=source == "gate"),
                     )
                     for k in range(rng.randint(1, 40))
                 ]
@@ -55,10 +56,17 @@ def _fill(store: Store, seed: int) -> list[dict[str, Any]]:
             everything += rows
         store.write_links(source, 1, make_links(source, links))
         store.write_events(source, make_events(*events))
+        store.write_zones(source, [Zone(name, "zone", ((0, 0), (9, 0), (9, 9))) for name in "ab"])
         store.plan([make_chunk(1, source_id=source)])
         store.commit(ChunkResult.failed(make_chunk(2, source_id=source), "no frames"))
         store.commit(ChunkResult.failed(make_chunk(3, source_id=source), "no frames"))
     return everything
+
+
+def _place(rng: random.Random, step: int, calibrated: bool) -> dict[str, float]:
+    x, y = 3.0 * step + rng.uniform(-2, 2), rng.uniform(-200, 200)
+    box = {"x1_px": x - 10, "y1_px": y - 40, "x2_px": x + 10, "y2_px": y, "x_px": x, "y_px": y}
+    return box | ({"x_m": x / 30, "y_m": y / 30} if calibrated and rng.random() < 0.9 else {})
 
 
 def _event(rng: random.Random, source: str, track: str) -> dict[str, Any]:
@@ -78,6 +86,9 @@ PARAMETERS: list[dict[str, Any]] = [
     {"t0": "2026-03-02T00:10:00+00:00"},
     {"t1": "2026-03-02T01:10:00+01:00", "bin_seconds": 900},
     {"bin_seconds": 7},
+    {"cell": 1.5, "unit": "m", "min_motion": 0.5, "zone": "a"},
+    {"cell": 0.3, "min_motion": 0, "min_seconds": 2.5, "limit": 3},
+    {"source": "gate", "zone": "b", "t0": START + timedelta(minutes=3), "bin_seconds": 60},
 ]
 
 
@@ -148,7 +159,7 @@ def test_zones_and_lines(store: Store) -> None:
     )
     visits = {"source_id": "gate", "zone": "yard", "class_name": "person"}
     assert run_report(store, "zones", source="gate").to_pylist() == [
-        {**visits, "visits": 3, "tracks": 2, "total_s": 3.75, "mean_s": 1.25, "longest_s": 2.5}
+        {**visits, "visits": 3, "tracks": 2, "total_s": 3.75, "mean_s": 1.25, "median_s": 1.25, "longest_s": 2.5}
     ]
     assert run_report(store, "zones", source="gate", t0=START + timedelta(minutes=1))["visits"].to_pylist() == [1]
     # The window begins with t0 and ends before t1.

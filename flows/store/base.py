@@ -34,6 +34,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
+from flows.errors import StoreError
 from flows.schema import Chunk, ChunkResult, Video
 
 SCHEMA_VERSION = 2
@@ -80,6 +81,10 @@ class Store(ABC):
     @abstractmethod
     def prepare(self) -> None:
         """Create what is missing; raise SchemaVersionError where another version's data lies."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise SchemaVersionError where another version's data lies, StoreError where none does; make nothing."""
 
     @abstractmethod
     def upgrade(self) -> list[int]:
@@ -184,6 +189,14 @@ class Store(ABC):
         The ledger, tracklets, tracks, samples and events stay, so counts, dwell, movement and certainty can still be
         asked; pictures and exports of those days cannot. Events of what was pruned survive `write_events`.
         """
+
+    def grant_reader(self, role: str) -> bool:
+        """Let a role of the server read this store and nothing else; says whether it was made.
+
+        Raises:
+            StoreError: A store without roles.
+        """
+        raise StoreError(f"store {self.url}: a folder has no roles, its readers are who may read its files ({role}?)")
 
     @abstractmethod
     def stats(self) -> pa.Table:

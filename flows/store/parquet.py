@@ -48,7 +48,17 @@ from flows.store.files import (
 )
 from flows.store.ledger import Ledger, add_samples, files_of, read_json, write_json
 from flows.store.samples import SAMPLES
-from flows.store.tables import CALIBRATIONS, RUNS, SOURCES, STATS, VIDEOS, ZONES, check_version, video_row
+from flows.store.tables import (
+    CALIBRATIONS,
+    RUNS,
+    SOURCES,
+    STATS,
+    VIDEOS,
+    ZONES,
+    check_upgrade,
+    check_version,
+    video_row,
+)
 
 
 class ParquetStore(Store):
@@ -83,19 +93,21 @@ class ParquetStore(Store):
                 write_durably(version_file, f"{version}\n".encode())
         check_version(version, str(self._folder))
 
+    def check(self) -> None:
+        """See `Store.check`."""
+        check_version(self._version(), str(self._folder))
+
     def upgrade(self) -> list[int]:
         """See `Store.upgrade`. May be killed and run again; the version is written last."""
         version_file = self._folder / "schema_version"
         with explained(self._folder), file_lock(self._folder / "locks" / "upgrade"):
-            if not version_file.is_file():
-                raise StoreError(f"{self._folder} holds no store yet: `sightflow db init` makes one")
-            version = version_file.read_text().strip()
+            version = self._version()
             if version == "1":
                 for row in self._ledger.rows():
                     add_samples(self._folder, self._ledger, row)
                 write_durably(version_file, f"{SCHEMA_VERSION}\n".encode())
                 return [SCHEMA_VERSION]
-        check_version(version, str(self._folder))
+        check_upgrade(version, str(self._folder))
         return []
 
     def close(self) -> None:
@@ -247,6 +259,13 @@ class ParquetStore(Store):
             ledger = list((self._folder / "ledger").glob("[!.]*.json"))
         size = sum(path.stat().st_size for path in ledger)
         return pa.Table.from_pylist([*found, _stats_row("chunks", len(rows), size, len(ledger))], STATS)
+
+    def _version(self) -> str:
+        with explained(self._folder):
+            version_file = self._folder / "schema_version"
+            if not version_file.is_file():
+                raise StoreError(f"{self._folder} holds no store yet: `sightflow db init` makes one")
+            return version_file.read_text().strip()
 
     def _stats(self, table: str, names: Sequence[str]) -> dict[str, Any]:
         paths = [self._folder / name for name in names]

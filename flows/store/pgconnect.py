@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +32,8 @@ _CONNECT_FIXES = {
     "failed to resolve host": "unknown host: correct the URL",
     "timeout expired": "no answer: check host, port and firewall",
     "too many clients": "too many connections: raise max_connections on the server or use fewer workers",
+    "closed the connection": "the connection was lost again and again: see the server's log; finished chunks are kept",
+    "connection is lost": "the connection was lost again and again: see the server's log; finished chunks are kept",
     "SSL": "the TLS setting does not fit the server: check sslmode and sslrootcert in the URL",
 }
 """Part of libpq's message -> what to do; a refused connection carries no error code."""
@@ -38,12 +41,16 @@ _CONNECT_FIXES = {
 _STATE_FIXES = {
     "42501": "permission denied: let the owner of the database grant it, or connect as another user",
     "53100": "the server's disk is full: free some space and run again, finished chunks are kept",
+    "57P01": "the server ended the connection again and again: see its log; finished chunks are kept",
     "25006": "the statement wants to write, but a query is one SELECT and a standby is read-only",
     "42P01": "a table is not there; `sightflow run` with this store makes the tables",
     "3F000": "the tables are not there; `sightflow run` with this store makes them",
     "22021": "text the server cannot hold (a NUL character?)",
 }
 """SQLSTATE -> what to do."""
+
+
+_VARIABLES = {"user": "PGUSER", "host": "PGHOST", "port": "PGPORT", "dbname": "PGDATABASE"}
 
 
 class Server:
@@ -71,6 +78,9 @@ class Server:
 
     @staticmethod
     def _name(parts: dict[str, object]) -> str:
+        # What the address leaves out libpq takes from the environment.
+        from_environment = {name: os.environ.get(variable) for name, variable in _VARIABLES.items()}
+        parts = {**from_environment, **parts}
         user = f"{parts['user']}@" if parts.get("user") else ""
         host = str(parts.get("host") or "")
         # A socket's folder does not fit before the slash of a URL.

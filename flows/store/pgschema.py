@@ -8,10 +8,10 @@ from importlib.resources import files
 
 from psycopg import Connection, errors, sql
 
-from flows.errors import SchemaVersionError, StoreError
+from flows.errors import StoreError
 from flows.store.base import SCHEMA_VERSION
 from flows.store.pgconnect import set_search_path
-from flows.store.tables import check_version
+from flows.store.tables import check_upgrade, check_version
 
 _VIEWS = ("views.sql", "trajectories.sql")
 _LOCK = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
@@ -31,6 +31,16 @@ def prepare(connection: Connection) -> None:
             if not _is_there(connection):
                 _make(connection)
         set_search_path(connection)
+    check(connection)
+
+
+def check(connection: Connection) -> None:
+    """Check the version of the tables; nothing is made.
+
+    Raises:
+        SchemaVersionError: Tables of another version.
+        StoreError: There are none.
+    """
     check_version(str(version(connection)), _where(connection))
 
 
@@ -62,9 +72,7 @@ def upgrade(connection: Connection, fill: Callable[[Connection], None]) -> list[
     with connection.transaction():
         connection.execute(_LOCK, ("sightflow schema",))
         found = version(connection)
-        if not 1 <= found <= SCHEMA_VERSION:
-            check_version(str(found), _where(connection))
-            raise SchemaVersionError(f"{_where(connection)}: no upgrade leads from version {found}")
+        check_upgrade(str(found), _where(connection))
         steps = list(range(found + 1, SCHEMA_VERSION + 1))
         if steps:
             connection.execute("drop view if exists trajectories, track_samples, track_observations, tracks")

@@ -87,6 +87,10 @@ class PostgisStore(Store):
         """See `Store.prepare`. Makes the extension, where this user may, and the tables, where there are none."""
         self._server.run(pgschema.prepare, retry=False)
 
+    def check(self) -> None:
+        """See `Store.check`."""
+        self._server.run(pgschema.check, retry=False)
+
     def upgrade(self) -> list[int]:
         """See `Store.upgrade`."""
 
@@ -302,11 +306,7 @@ class PostgisStore(Store):
         return self.query(_STATS).cast(STATS)
 
     def grant_reader(self, role: str) -> bool:
-        """Let a role read the store and nothing else, for the dashboard; made without a password where it is new.
-
-        Returns:
-            Whether it was made.
-        """
+        """See `Store.grant_reader`. A role that is made has no password, so that none passes through here."""
         return self._server.run(lambda connection: pgschema.grant_reader(connection, role))
 
     # -- reading

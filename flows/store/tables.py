@@ -166,3 +166,11 @@ def check_version(found: str, where: str) -> None:
     else:
         fix = "an older Sightflow wrote it: run `sightflow db upgrade` with this store"
     raise SchemaVersionError(f"store {where} has schema version {found!r}, expected {SCHEMA_VERSION}; {fix}")
+
+
+def check_upgrade(found: str, where: str) -> None:
+    """Raise SchemaVersionError where no upgrade leads from what was found to the schema this version reads."""
+    if not found.isdigit() or int(found) > SCHEMA_VERSION:
+        check_version(found, where)
+    if int(found) < 1:
+        raise SchemaVersionError(f"store {where} has schema version {found!r}, from which no upgrade leads")

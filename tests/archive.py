@@ -1,0 +1,134 @@
+"""A made-up archive: sources, chunks and tracks with the shape of real ones, built column by column."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+
+from flows.schema import NS, OBSERVATIONS, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, State, make_id
+from flows.store import Store, Zone
+from tests.stores import make_video
+
+FPS = 25
+DAY = datetime(2026, 3, 1, tzinfo=UTC)
+CLASSES = ("person", "car", "truck", "bicycle", "excavator")
+WIDTH_PX, HEIGHT_PX = 1920, 1080
+PX_PER_M = 40.0
+
+ZONES = [
+    Zone("west", "zone", ((0, 0), (700, 0), (700, 1080), (0, 1080))),
+    Zone("middle", "zone", ((700, 200), (1200, 200), (1200, 900), (700, 900))),
+    Zone("east", "zone", ((1200, 0), (1920, 0), (1920, 1080), (1200, 1080))),
+    Zone("gate", "line", ((960, 0), (960, 1080))),
+]
+
+
+def make_archive_chunk(
+    source: str, index: int, n_chunks: int, n_rows: int, seconds_per_object: int = 30
+) -> ChunkResult:
+    """One of `n_chunks` chunks of five minutes spread evenly over a day, with about `n_rows` observations.
+
+    Objects walk, drive or stand, each for half a minute, a detection every 15 frames, some of it hidden.
+    """
+    rng = np.random.default_rng([int.from_bytes(source.encode(), "big") % 2**32, index])
+    video = make_video(source_id=source, content_hash=f"{source} day", start_time=DAY, duration_s=86_400.0, fps=FPS)
+    start_ns = index * (86_400 // n_chunks) * NS
+    chunk = Chunk(video, index, start_ns, start_ns + 300 * NS, NS, "archive")
+    frames = seconds_per_object * FPS
+    n_objects = max(1, round(n_rows / frames))
+    frame = np.arange(frames) + rng.integers(0, 300 * FPS - frames, (n_objects, 1))
+    pts_ns = start_ns + frame * (NS // FPS)
+    # A third of them stands.
+    speed = rng.uniform(20, 200, n_objects) * (rng.random(n_objects) > 1 / 3)
+    heading = rng.uniform(0, 2 * np.pi, n_objects)
+    t_s = np.arange(frames) / FPS
+    way = speed[:, None] * t_s
+    x = np.clip(rng.uniform(0, WIDTH_PX, (n_objects, 1)) + way * np.cos(heading)[:, None], 0, WIDTH_PX)
+    y = np.clip(rng.uniform(0, HEIGHT_PX, (n_objects, 1)) + way * np.sin(heading)[:, None], 0, HEIGHT_PX)
+    x, y = x + rng.normal(0, 1, x.shape), y + rng.normal(0, 1, y.shape)
+    size = rng.uniform(30, 120, (n_objects, 1))
+    hidden = (np.arange(frames) // 50 + rng.integers(0, 20, (n_objects, 1))) % 20 == 0
+    detected = (np.arange(frames) % 15 == 0) & ~hidden
+    state = np.where(hidden, State.BRIDGED, np.where(detected, State.DETECTED, State.PROPAGATED))
+    class_name = np.array(CLASSES)[rng.integers(0, len(CLASSES), n_objects)]
+    ids = [make_id("tracklet", chunk.chunk_id, number) for number in range(n_objects)]
+    n = n_objects * frames
+    flat = {name: values.ravel() for name, values in {"x": x, "y": y, "size": np.broadcast_to(size, x.shape)}.items()}
+    observations = pa.table(
+        {
+            "source_id": [source] * n,
+            "video_id": [video.video_id] * n,
+            "chunk_id": [chunk.chunk_id] * n,
+            "tracklet_id": np.repeat(ids, frames),
+            "ts": pa.array((int(DAY.timestamp()) * NS + pts_ns.ravel()) // 1000).cast(OBSERVATIONS.field("ts").type),
+            "pts_ns": pts_ns.ravel(),
+            "frame": frame.ravel() + start_ns * FPS // NS,
+            "class_name": np.repeat(class_name, frames),
+            "state": state.ravel().astype(str),
+            "x1_px": flat["x"] - flat["size"] / 2,
+            "y1_px": flat["y"] - flat["size"],
+            "x2_px": flat["x"] + flat["size"] / 2,
+            "y2_px": flat["y"],
+            "x_px": flat["x"],
+            "y_px": flat["y"],
+            "confidence": pa.array(rng.uniform(0.5, 1, n), mask=~detected.ravel()),
+            "object_score": pa.array(rng.normal(5, 2, n), mask=hidden.ravel()),
+            "area_px": pa.array(flat["size"] ** 2, mask=hidden.ravel()),
+            "x_m": flat["x"] / PX_PER_M,
+            "y_m": flat["y"] / PX_PER_M,
+            "sigma_m": np.full(n, 0.1),
+            "mask": pa.nulls(n, pa.binary()),
+        }
+    ).cast(OBSERVATIONS)
+    boxes = np.stack([x - size / 2, y - size, x + size / 2, y], axis=2).astype(np.float32)
+    ends = {"head": slice(0, FPS), "tail": slice(frames - FPS, frames)}
+    ts = observations["ts"].combine_chunks()
+    tracklets = (
+        pa.table(
+            {
+                "tracklet_id": ids,
+                "chunk_id": [chunk.chunk_id] * n_objects,
+                "video_id": [video.video_id] * n_objects,
+                "source_id": [source] * n_objects,
+                "class_name": class_name,
+                "class_share": np.ones(n_objects),
+                "confidence": np.full(n_objects, 0.8),
+                "t0": ts.take(pa.array(np.arange(n_objects) * frames)),
+                "t1": ts.take(pa.array(np.arange(n_objects) * frames + frames - 1)),
+                "pts0_ns": pts_ns[:, 0],
+                "pts1_ns": pts_ns[:, -1],
+                "n_observations": np.full(n_objects, frames),
+                "n_detected": detected.sum(axis=1),
+                "n_bridged": hidden.sum(axis=1),
+                **{f"{end}_pts_ns": list(pts_ns[:, part]) for end, part in ends.items()},
+                **{f"{end}_xyxy_px": list(boxes[:, part].reshape(n_objects, -1)) for end, part in ends.items()},
+                "appearance": [[]] * n_objects,
+            }
+        )
+        .select(TRACKLETS.names)
+        .cast(TRACKLETS)
+    )
+    return ChunkResult(chunk, observations, tracklets, counters={"frames": 300 * FPS}, timings_s={"track": 60.0})
+
+
+def archive(n_sources: int, n_chunks: int, n_rows: int) -> Iterator[ChunkResult]:
+    """Chunks of many sources, hour by hour, as a run over all of them commits them."""
+    for index in range(n_chunks):
+        for source in range(n_sources):
+            yield make_archive_chunk(f"camera-{source:02}", index, n_chunks, n_rows)
+
+
+def link_all(store: Store, source: str) -> None:
+    """Join the tracklets of a source by two to tracks."""
+    ids = store.tracklets(source)["tracklet_id"].to_pylist()
+    n = len(ids)
+    links = {
+        "tracklet_id": ids,
+        "track_id": [make_id("track", source, number // 2) for number in range(n)],
+        "source_id": [source] * n,
+        "version": [1] * n,
+        "score": [0.9] * n,
+        "reason": ["overlap"] * n,
+    }
+    store.write_links(source, 1, pa.table(links).cast(TRACK_LINKS))
