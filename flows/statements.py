@@ -68,10 +68,10 @@ _BY_TIME = {**_FILTERS, "bin_seconds": 3600}
 _SEEN = "n_observations > n_bridged + n_interpolated"
 
 _MOVES = f"""
-    select s.source_id, s.track_id, t.class_name, s.ts, {_whole("s.duration_s * 1000")} as present_ms,
-        case when s.motion_per_s >= cast($min_motion as double precision) then {_whole("s.duration_s * 1000")} else 0
+    select source_id, track_id, class_name, ts, {_whole("duration_s * 1000")} as present_ms,
+        case when motion_per_s >= cast($min_motion as double precision) then {_whole("duration_s * 1000")} else 0
         end as active_ms
-    from track_samples s join tracks t on t.track_id = s.track_id and t.source_id = s.source_id
+    from track_samples where {_within("ts")}
 """
 _TIMES = f"""
     {_hours("present_ms")} as present_h, {_hours("active_ms")} as active_h,
@@ -253,7 +253,7 @@ ALL = (
         f"""
         with moves as ({_MOVES})
         select source_id, class_name, count(distinct track_id) as tracks, {_TIMES}
-        from moves where {_within("ts")}
+        from moves
         group by source_id, class_name order by source_id, class_name
         """,
         {**_FILTERS, "min_motion": 0.1},
@@ -264,7 +264,7 @@ ALL = (
         f"""
         with moves as ({_MOVES})
         select source_id, track_id, class_name, min(ts) as first_seen, {_TIMES}
-        from moves where {_within("ts")}
+        from moves
         group by source_id, track_id, class_name order by source_id, first_seen, track_id
         """,
         {**_FILTERS, "min_motion": 0.1},

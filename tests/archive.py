@@ -120,12 +120,15 @@ def archive(n_sources: int, n_chunks: int, n_rows: int) -> Iterator[ChunkResult]
 
 
 def link_all(store: Store, source: str) -> None:
-    """Join the tracklets of a source by two to tracks."""
-    ids = store.tracklets(source)["tracklet_id"].to_pylist()
-    n = len(ids)
+    """Join the tracklets of a source by two to tracks, over the border of every second chunk."""
+    tracklets = store.tracklets(source)
+    n = tracklets.num_rows
+    chunks = tracklets["chunk_id"].combine_chunks().dictionary_encode().indices.to_pylist()
+    firsts = {chunk: number for number, chunk in reversed(list(enumerate(chunks)))}
+    names = [make_id("track", source, chunk // 2, number - firsts[chunk]) for number, chunk in enumerate(chunks)]
     links = {
-        "tracklet_id": ids,
-        "track_id": [make_id("track", source, number // 2) for number in range(n)],
+        "tracklet_id": tracklets["tracklet_id"],
+        "track_id": names,
         "source_id": [source] * n,
         "version": [1] * n,
         "score": [0.9] * n,

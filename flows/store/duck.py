@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,14 @@ class Files:
     """A table that lies in Parquet files of one schema, hive-partitioned by source_id; there may be none."""
 
     schema: pa.Schema
-    paths: Sequence[Path]
+    paths: Sequence[str]
 
 
-def query(tables: Mapping[str, pa.Table | Files], sql: str, parameters: Mapping[str, Any] | None) -> pa.Table:
+Tables = Mapping[str, Callable[[], pa.Table | Files]]
+"""What a statement may name, by name; only what it does name is made."""
+
+
+def query(tables: Tables, sql: str, parameters: Mapping[str, Any] | None) -> pa.Table:
     """Run one SELECT over the tables and the views of `views.sql`.
 
     Raises:
@@ -40,26 +45,24 @@ def query(tables: Mapping[str, pa.Table | Files], sql: str, parameters: Mapping[
         statements = duckdb.extract_statements(sql)
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
             raise StoreError(f"a query is one SELECT, got: {sql.strip()[:200]}")
-        with _connect(tables) as connection:
+        with _connect(tables, sql) as connection:
             return normalised(connection.sql(sql, params=values).to_arrow_table())
     except duckdb.Error as error:
         raise _translated(error) from error
 
 
-def stream(
-    tables: Mapping[str, pa.Table | Files], where: Filter, columns: Sequence[str] | None
-) -> Iterator[pa.RecordBatch]:
+def stream(tables: Tables, where: Filter, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
     """Rows of `track_observations` by (video_id, pts_ns, track_id)."""
     sql, values, schema = observations_sql(where, columns)
     try:
-        with _connect(tables) as connection:
+        with _connect(tables, sql) as connection:
             for batch in connection.sql(sql, params=values).to_arrow_reader(ROWS_PER_BATCH):
                 yield batch.cast(schema)
     except duckdb.Error as error:
         raise _translated(error) from error
 
 
-def _connect(tables: Mapping[str, pa.Table | Files]) -> duckdb.DuckDBPyConnection:
+def _connect(tables: Tables, sql: str) -> duckdb.DuckDBPyConnection:
     # Two databases must not spill into one folder, and none into the working directory.
     spill = Path(tempfile.gettempdir()) / f"sightflow-duckdb-{secrets.token_hex(8)}"
     connection = duckdb.connect(
@@ -71,15 +74,38 @@ def _connect(tables: Mapping[str, pa.Table | Files]) -> duckdb.DuckDBPyConnectio
         }
     )
     connection.execute("set TimeZone = 'UTC'")
-    for name, table in tables.items():
+    views = _views()
+    named = _named(sql, views)
+    for name in named & tables.keys():
+        table = tables[name]()
         if isinstance(table, pa.Table):
             connection.register(name, table)
         elif table.paths:
             connection.execute(_view_of_files(name, table))
         else:
             connection.register(name, table.schema.empty_table())
-    connection.execute(files("flows.store").joinpath("views.sql").read_text(encoding="utf-8"))
+    for name, statement in views.items():
+        if name in named:
+            connection.execute(statement)
     return connection
+
+
+@cache
+def _views() -> dict[str, str]:
+    """The statements of `views.sql` by the name of the view each makes, in their order."""
+    text = files("flows.store").joinpath("views.sql").read_text(encoding="utf-8")
+    statements = (f"create view {rest}" for rest in text.split("create view ")[1:])
+    return {statement.split()[2]: statement for statement in statements}
+
+
+def _named(sql: str, views: dict[str, str]) -> set[str]:
+    """Every word of a statement and of the views it names: tables are among them, and more never hurts."""
+    # DuckDB takes names in any case.
+    words = set(re.findall(r"\w+", sql.lower()))
+    for name in reversed(views):
+        if name in words:
+            words.update(re.findall(r"\w+", views[name]))
+    return words
 
 
 def _view_of_files(name: str, table: Files) -> str:
@@ -88,9 +114,9 @@ def _view_of_files(name: str, table: Files) -> str:
     return f"create view {name} as select {', '.join(table.schema.names)} from read_parquet([{paths}], {options})"
 
 
-def _literal(path: Path) -> str:
+def _literal(path: str) -> str:
     # A name may hold what DuckDB takes for a pattern.
-    return re.sub(r"([*?\[])", r"[\1]", str(path)).replace("'", "''")
+    return re.sub(r"([*?\[])", r"[\1]", path).replace("'", "''")
 
 
 def _translated(error: duckdb.Error) -> StoreError:

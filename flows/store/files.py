@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Generic, TypeVar
 from urllib.parse import quote
@@ -121,5 +122,9 @@ class FileCache(Generic[T]):
 
     def all(self, folder: Path, pattern: str) -> dict[Path, T]:
         """Content of the files that match, by path in order of their names."""
-        found = ((path, self.get(path)) for path in sorted(folder.glob(pattern)) if not path.name.startswith("."))
+        try:
+            names = sorted(name for name in os.listdir(folder) if fnmatch(name, pattern) and not name.startswith("."))
+        except FileNotFoundError:
+            return {}
+        found = ((folder / name, self.get(folder / name)) for name in names)
         return {path: content for path, content in found if content is not None}

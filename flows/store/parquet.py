@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime, time
 from itertools import groupby
@@ -258,7 +258,8 @@ class ParquetStore(Store):
                 found.append(self._stats(table, [str(path.relative_to(self._folder)) for path in paths]))
             ledger = list((self._folder / "ledger").glob("[!.]*.json"))
         size = sum(path.stat().st_size for path in ledger)
-        return pa.Table.from_pylist([*found, _stats_row("chunks", len(rows), size, len(ledger))], STATS)
+        found.append(_stats_row("chunks", len(rows), size, len(ledger)))
+        return pa.Table.from_pylist(found, STATS).sort_by("table")
 
     def _version(self) -> str:
         with explained(self._folder):
@@ -304,43 +305,48 @@ class ParquetStore(Store):
         found = self._links.all(self._folder / "links" / source_folder(source_id), "version=*.parquet")
         return {int(path.stem.removeprefix("version=")): links for path, links in found.items()}
 
-    def _tables(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, pa.Table | duck.Files]:
+    def _tables(self, rows: Sequence[Mapping[str, Any]]) -> duck.Tables:
         """Every table of the store as these ledger rows have it."""
-        folder = self._folder
-        videos = list(self._json.all(folder / "videos", "*.json").values())
-        zones = self._json.all(folder / "zones", "*.json").values()
-        sources = [{"source_id": name, "time_zone": "UTC"} for name in sorted({v["source_id"] for v in videos})]
-        all_links: list[pa.Table] = []
-        newest_links: list[pa.Table] = []
-        for path in sorted((folder / "links").glob("source_id=*")):
-            versions = self._link_versions(unquote(path.name.removeprefix("source_id=")))
-            all_links.extend(versions.values())
-            newest_links.extend(versions[version] for version in [max(versions, default=None)] if version is not None)
+
+        def listed(schema: pa.Schema, table: str) -> duck.Files:
+            return duck.Files(schema, [f"{self._folder}/{path}" for path in files_of(rows, table)])
+
         return {
-            "sources": pa.Table.from_pylist(sources, SOURCES),
-            "videos": pa.Table.from_pylist(videos, VIDEOS),
-            "runs": pa.Table.from_pylist(list(self._json.all(folder / "runs", "*.json").values()), RUNS),
-            "chunks": pa.Table.from_pylist(list(rows), LEDGER),
-            "tracklets": duck.Files(TRACKLETS, [folder / path for path in files_of(rows, "tracklets")]),
-            "samples": duck.Files(SAMPLES, [folder / path for path in files_of(rows, "samples")]),
-            "observations": duck.Files(OBSERVATIONS, [folder / path for path in files_of(rows, "observations")]),
-            "track_links": pa.concat_tables([TRACK_LINKS.empty_table(), *all_links]),
-            "newest_links": pa.concat_tables([TRACK_LINKS.empty_table(), *newest_links]),
-            "zones": pa.Table.from_pylist(
-                [
-                    {**z, "source_id": s["source_id"], "points": json.dumps(z["points"])}
-                    for s in zones
-                    for z in s["zones"]
-                ],
-                ZONES,
-            ),
-            "calibrations": pa.Table.from_pylist(
-                list(self._json.all(folder / "calibrations", "*.json").values()), CALIBRATIONS
-            ),
-            "events": pa.concat_tables(
-                [EVENTS.empty_table(), *self._events.all(folder / "events", "*.parquet").values()]
+            "sources": self._sources,
+            "videos": lambda: pa.Table.from_pylist(self._read_json("videos"), VIDEOS),
+            "runs": lambda: pa.Table.from_pylist(self._read_json("runs"), RUNS),
+            "chunks": lambda: pa.Table.from_pylist(list(rows), LEDGER),
+            "tracklets": lambda: listed(TRACKLETS, "tracklets"),
+            "samples": lambda: listed(SAMPLES, "samples"),
+            "observations": lambda: listed(OBSERVATIONS, "observations"),
+            "track_links": lambda: self._all_links(lambda versions: list(versions.values())),
+            "newest_links": lambda: self._all_links(lambda versions: [versions[max(versions)]] if versions else []),
+            "zones": self._all_zones,
+            "calibrations": lambda: pa.Table.from_pylist(self._read_json("calibrations"), CALIBRATIONS),
+            "events": lambda: pa.concat_tables(
+                [EVENTS.empty_table(), *self._events.all(self._folder / "events", "*.parquet").values()]
             ),
         }
+
+    def _read_json(self, table: str) -> list[dict[str, Any]]:
+        return list(self._json.all(self._folder / table, "*.json").values())
+
+    def _sources(self) -> pa.Table:
+        names = sorted({video["source_id"] for video in self._read_json("videos")})
+        return pa.Table.from_pylist([{"source_id": name, "time_zone": "UTC"} for name in names], SOURCES)
+
+    def _all_zones(self) -> pa.Table:
+        rows = [
+            {**zone, "source_id": source["source_id"], "points": json.dumps(zone["points"])}
+            for source in self._read_json("zones")
+            for zone in source["zones"]
+        ]
+        return pa.Table.from_pylist(rows, ZONES)
+
+    def _all_links(self, chosen: Callable[[dict[int, pa.Table]], list[pa.Table]]) -> pa.Table:
+        names = [path.name.removeprefix("source_id=") for path in sorted((self._folder / "links").glob("source_id=*"))]
+        tables = [table for name in names for table in chosen(self._link_versions(unquote(name)))]
+        return pa.concat_tables([TRACK_LINKS.empty_table(), *tables])
 
 
 def _day(path: str) -> date | None:

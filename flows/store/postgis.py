@@ -47,6 +47,10 @@ _PLACE_ZONES = """
     update zones z set geom = st_setsrid(z.geom, coalesce((select srid from calibrations c
         where c.source_id = z.source_id), 0)) where z.source_id = %s and z.geom is not null
 """
+_ANALYZE = """
+    analyze links, tracklets (source_id, tracklet_id, class_name, n_observations, t0, t1),
+        samples (source_id, tracklet_id, class_name, ts)
+"""
 _STATS = """
     select t.name as table, t.rows, cast(coalesce(sum(pg_total_relation_size(p.relid)), 0) as bigint) as bytes,
         count(p.relid) as parts,
@@ -62,7 +66,7 @@ _STATS = """
     ) t left join lateral (
         select inhrelid as relid from pg_inherits where inhparent = t.name::regclass
         union all select t.name::regclass where t.name <> 'observations'
-    ) p on true group by t.name, t.rows
+    ) p on true group by t.name, t.rows order by t.name
 """
 
 
@@ -231,8 +235,8 @@ class PostgisStore(Store):
                 connection.execute("insert into link_versions values (%s, %s) on conflict do nothing", key)
                 pgarrow.copy(connection, "links", links.cast(TRACK_LINKS))
                 connection.execute(_MARK_NEWEST, {"source_id": source_id})
-            # What reports join with, so that their plans know how much there is.
-            connection.execute("analyze links, tracklets, samples")
+            # What reports join with, so that their plans know how much there is; wide columns would take seconds.
+            connection.execute(_ANALYZE)
 
         self._server.run(work)
 
