@@ -19,7 +19,7 @@ lint: $(STAMP)-dev
 	$(BIN)/mypy
 
 bench: $(STAMP)-dev  ## figures as JSON, each with its baseline in the same run
-	$(BIN)/python -m pytest tests/benchmarks -s --override-ini=testpaths=tests/benchmarks
+	$(BIN)/python -m pytest tests/benchmarks/bench_*.py -s
 
 dashboard: $(STAMP)
 	$(BIN)/sightflow dashboard --store demo-out/store

@@ -126,7 +126,7 @@ def recompute_events(store: Store, source_id: str, **parameters: float) -> pa.Ta
         The events as stored.
     """
     zones = store.zones(source_id)
-    batches = list(store.observations(Filter(source_id=source_id), COLUMNS)) if zones else []
+    batches = list(store.observations(Filter(source_id=source_id), COLUMNS, ordered=False)) if zones else []
     events = EVENTS.empty_table()
     if batches:
         observations = pa.Table.from_batches(batches)

@@ -107,12 +107,19 @@ def run_report(store: Store, name: str, **parameters: Any) -> pa.Table:
     if report is None:
         raise ReportError(f"no report {name!r}; there are {', '.join(REPORTS)}")
     values = _checked(report, parameters)
+    table = store.query(report.sql, values)
+    if not table.num_rows:
+        # An answer is one; that there is none may have this reason.
+        _check_names(store, values)
+    return table
+
+
+def _check_names(store: Store, values: Mapping[str, Any]) -> None:
     for what, sql in _KNOWN.items():
         if values.get(what) is not None:
             known = store.query(sql)["name"].to_pylist()
             if values[what] not in known:
                 raise ReportError(f"no {what} {values[what]!r}; the store has {', '.join(known) or 'none yet'}")
-    return store.query(report.sql, values)
 
 
 def _checked(report: Report, given: Mapping[str, Any]) -> dict[str, Any]:

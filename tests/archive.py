@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 
+from flows.events import recompute_events
 from flows.schema import NS, OBSERVATIONS, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, State, make_id
 from flows.store import Store, Zone
 from tests.stores import make_video
@@ -41,12 +42,15 @@ def make_archive_chunk(
     pts_ns = start_ns + frame * (NS // FPS)
     # A third of them stands.
     speed = rng.uniform(20, 200, n_objects) * (rng.random(n_objects) > 1 / 3)
-    heading = rng.uniform(0, 2 * np.pi, n_objects)
-    t_s = np.arange(frames) / FPS
-    way = speed[:, None] * t_s
-    x = np.clip(rng.uniform(0, WIDTH_PX, (n_objects, 1)) + way * np.cos(heading)[:, None], 0, WIDTH_PX)
-    y = np.clip(rng.uniform(0, HEIGHT_PX, (n_objects, 1)) + way * np.sin(heading)[:, None], 0, HEIGHT_PX)
-    x, y = x + rng.normal(0, 1, x.shape), y + rng.normal(0, 1, y.shape)
+    # Nobody goes straight on for half a minute.
+    turning = rng.uniform(0, 1.5, (n_objects, 1)) * np.sin(
+        rng.uniform(0.2, 1.2, (n_objects, 1)) * np.arange(frames) / FPS
+    )
+    heading = rng.uniform(0, 2 * np.pi, (n_objects, 1)) + turning
+    step = speed[:, None] / FPS
+    x = np.clip(rng.uniform(0, WIDTH_PX, (n_objects, 1)) + np.cumsum(step * np.cos(heading), axis=1), 0, WIDTH_PX)
+    y = np.clip(rng.uniform(0, HEIGHT_PX, (n_objects, 1)) + np.cumsum(step * np.sin(heading), axis=1), 0, HEIGHT_PX)
+    x, y = x + _sway(rng, x.shape), y + _sway(rng, y.shape)
     size = rng.uniform(30, 120, (n_objects, 1))
     hidden = (np.arange(frames) // 50 + rng.integers(0, 20, (n_objects, 1))) % 20 == 0
     detected = (np.arange(frames) % 15 == 0) & ~hidden
@@ -112,11 +116,34 @@ def make_archive_chunk(
     return ChunkResult(chunk, observations, tracklets, counters={"frames": 300 * FPS}, timings_s={"track": 60.0})
 
 
+def _sway(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Jitter of about a pixel that lasts for half a second, as smoothed boxes have it."""
+    rough = rng.normal(0, 3, (shape[0], shape[1] + 12))
+    return np.lib.stride_tricks.sliding_window_view(rough, 13, axis=1).mean(axis=2)
+
+
 def archive(n_sources: int, n_chunks: int, n_rows: int) -> Iterator[ChunkResult]:
     """Chunks of many sources, hour by hour, as a run over all of them commits them."""
     for index in range(n_chunks):
         for source in range(n_sources):
             yield make_archive_chunk(f"camera-{source:02}", index, n_chunks, n_rows)
+
+
+def fill(store: Store, n_sources: int, n_chunks: int, n_rows: int) -> int:
+    """Commit an archive, link it and compute its events; returns the number of observations."""
+    sources = [f"camera-{number:02}" for number in range(n_sources)]
+    for source in sources:
+        store.add_video(make_video(source_id=source))
+        store.write_zones(source, ZONES)
+    total = 0
+    for result in archive(n_sources, n_chunks, n_rows):
+        store.plan([result.chunk])
+        store.commit(result)
+        total += result.observations.num_rows
+    for source in sources:
+        link_all(store, source)
+        recompute_events(store, source)
+    return total
 
 
 def link_all(store: Store, source: str) -> None:

@@ -205,8 +205,16 @@ class Store(ABC):
     # -- reading
 
     @abstractmethod
-    def observations(self, where: Filter, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Stream `track_observations` by (video, pts_ns, track_id) in batches of bounded size."""
+    def observations(
+        self, where: Filter, columns: Sequence[str] | None = None, *, ordered: bool = True
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream `track_observations` in batches of bounded size.
+
+        Args:
+            where: Which.
+            columns: Of them; default: all.
+            ordered: By (video, pts_ns, track_id). Sorting costs as much again as reading.
+        """
 
     @abstractmethod
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:

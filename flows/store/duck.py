@@ -51,9 +51,9 @@ def query(tables: Tables, sql: str, parameters: Mapping[str, Any] | None) -> pa.
         raise _translated(error) from error
 
 
-def stream(tables: Tables, where: Filter, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-    """Rows of `track_observations` by (video_id, pts_ns, track_id)."""
-    sql, values, schema = observations_sql(where, columns)
+def stream(tables: Tables, where: Filter, columns: Sequence[str] | None, ordered: bool) -> Iterator[pa.RecordBatch]:
+    """Rows of `track_observations`, see `Store.observations`."""
+    sql, values, schema = observations_sql(where, columns, ordered)
     try:
         with _connect(tables, sql) as connection:
             for batch in connection.sql(sql, params=values).to_arrow_reader(ROWS_PER_BATCH):

@@ -8,7 +8,6 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Generic, TypeVar
 from urllib.parse import quote
@@ -104,27 +103,29 @@ class FileCache(Generic[T]):
 
     def __init__(self, parse: Callable[[Path], T]) -> None:
         self._parse = parse
-        self._known: dict[Path, tuple[tuple[int, int, int], T]] = {}
+        # By plain text: a folder may hold ten thousand files, and making that many paths takes longer than asking.
+        self._known: dict[str, tuple[tuple[int, int, int], T]] = {}
 
-    def get(self, path: Path) -> T | None:
+    def get(self, path: Path | str) -> T | None:
         """Content of one file, None where there is none."""
+        name = str(path)
         try:
-            status = path.stat()
+            status = os.stat(name)
             # A replaced file has another inode, even within the clock's resolution.
             signature = (status.st_ino, status.st_mtime_ns, status.st_size)
-            known = self._known.get(path)
+            known = self._known.get(name)
             if known is None or known[0] != signature:
-                known = self._known[path] = (signature, self._parse(path))
+                known = self._known[name] = (signature, self._parse(Path(name)))
         except FileNotFoundError:
-            self._known.pop(path, None)
+            self._known.pop(name, None)
             return None
         return known[1]
 
-    def all(self, folder: Path, pattern: str) -> dict[Path, T]:
-        """Content of the files that match, by path in order of their names."""
+    def all(self, folder: Path, suffix: str) -> dict[str, T]:
+        """Content of the files whose names end like this, by name, in order; temporary ones are passed over."""
         try:
-            names = sorted(name for name in os.listdir(folder) if fnmatch(name, pattern) and not name.startswith("."))
+            names = sorted(name for name in os.listdir(folder) if name.endswith(suffix) and name[0] != ".")
         except FileNotFoundError:
             return {}
-        found = ((folder / name, self.get(folder / name)) for name in names)
-        return {path: content for path, content in found if content is not None}
+        found = ((name, self.get(f"{folder}/{name}")) for name in names)
+        return {name: content for name, content in found if content is not None}

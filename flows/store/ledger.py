@@ -62,7 +62,7 @@ class Ledger:
 
     def rows(self) -> list[dict[str, Any]]:
         """Every row, by (source, video, start)."""
-        rows = self._cache.all(self._folder / "ledger", "*.json").values()
+        rows = self._cache.all(self._folder / "ledger", ".json").values()
         return sorted(rows, key=lambda row: (row["source_id"], row["video_id"], row["start_ns"], row["chunk_id"]))
 
     def plan(self, chunk: Chunk) -> None:

@@ -282,7 +282,9 @@ class ParquetStore(Store):
 
     # -- reading
 
-    def observations(self, where: Filter, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    def observations(
+        self, where: Filter, columns: Sequence[str] | None = None, *, ordered: bool = True
+    ) -> Iterator[pa.RecordBatch]:
         """See `Store.observations`. Sorted video by video, which bounds the memory a reader needs."""
         with explained(self._folder):
             rows = self._ledger.rows()
@@ -292,7 +294,7 @@ class ParquetStore(Store):
                 if where.source_id in (None, row["source_id"]) and where.video_id in (None, row["video_id"])
             ]
             for _, of_video in groupby(sorted(chosen, key=_video), key=_video):
-                yield from duck.stream(self._tables(list(of_video)), where, columns)
+                yield from duck.stream(self._tables(list(of_video)), where, columns, ordered)
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """See `Store.query`."""
@@ -302,8 +304,8 @@ class ParquetStore(Store):
     # -- files
 
     def _link_versions(self, source_id: str) -> dict[int, pa.Table]:
-        found = self._links.all(self._folder / "links" / source_folder(source_id), "version=*.parquet")
-        return {int(path.stem.removeprefix("version=")): links for path, links in found.items()}
+        found = self._links.all(self._folder / "links" / source_folder(source_id), ".parquet")
+        return {int(name.removeprefix("version=").removesuffix(".parquet")): links for name, links in found.items()}
 
     def _tables(self, rows: Sequence[Mapping[str, Any]]) -> duck.Tables:
         """Every table of the store as these ledger rows have it."""
@@ -324,12 +326,12 @@ class ParquetStore(Store):
             "zones": self._all_zones,
             "calibrations": lambda: pa.Table.from_pylist(self._read_json("calibrations"), CALIBRATIONS),
             "events": lambda: pa.concat_tables(
-                [EVENTS.empty_table(), *self._events.all(self._folder / "events", "*.parquet").values()]
+                [EVENTS.empty_table(), *self._events.all(self._folder / "events", ".parquet").values()]
             ),
         }
 
     def _read_json(self, table: str) -> list[dict[str, Any]]:
-        return list(self._json.all(self._folder / table, "*.json").values())
+        return list(self._json.all(self._folder / table, ".json").values())
 
     def _sources(self) -> pa.Table:
         names = sorted({video["source_id"] for video in self._read_json("videos")})

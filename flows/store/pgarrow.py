@@ -74,6 +74,7 @@ def stream(
         _leave_bytes(cursor)
         # The whole answer will be read: a plan that starts fast and ends late, as cursors get, is the wrong one.
         connection.execute("set local cursor_tuple_fraction = 1")
+        connection.execute("set local work_mem = '64MB'")
         cursor.execute(sql, parameters)
         while rows := cursor.fetchmany(ROWS_PER_BATCH):
             yield from _table(cursor, rows).cast(schema).to_batches()

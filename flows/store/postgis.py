@@ -315,9 +315,11 @@ class PostgisStore(Store):
 
     # -- reading
 
-    def observations(self, where: Filter, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    def observations(
+        self, where: Filter, columns: Sequence[str] | None = None, *, ordered: bool = True
+    ) -> Iterator[pa.RecordBatch]:
         """See `Store.observations`. Streams from a cursor on the server."""
-        sql, values, schema = observations_sql(where, columns)
+        sql, values, schema = observations_sql(where, columns, ordered)
         connection = self._server.connect()
         try:
             yield from pgarrow.stream(connection, to_psycopg(sql), values, schema)

@@ -81,7 +81,9 @@ def normalised(table: pa.Table) -> pa.Table:
     return table.cast(schema)
 
 
-def observations_sql(where: Filter, columns: Sequence[str] | None) -> tuple[str, dict[str, Any], pa.Schema]:
+def observations_sql(
+    where: Filter, columns: Sequence[str] | None, ordered: bool
+) -> tuple[str, dict[str, Any], pa.Schema]:
     """The statement behind `Store.observations`, its parameters, and the schema of what comes back.
 
     Raises:
@@ -103,5 +105,6 @@ def observations_sql(where: Filter, columns: Sequence[str] | None) -> tuple[str,
     given = {name: getattr(where, name) for name in clauses if getattr(where, name) not in (None, ())}
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
     condition = " and ".join(clauses[name] for name in given) or "true"
-    sql = f"select {', '.join(names)} from track_observations where {condition} order by video_id, pts_ns, track_id"
+    sql = f"select {', '.join(names)} from track_observations where {condition}"
+    sql += " order by video_id, pts_ns, track_id" if ordered else ""
     return sql, values, pa.schema([TRACK_OBSERVATIONS.field(name) for name in names])
