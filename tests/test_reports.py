@@ -182,6 +182,138 @@ def test_quality_shares_add_up(store: Store) -> None:
         assert sum(row["share"] for row in table if row["class_name"] == name) == pytest.approx(1)
 
 
+def _visit(zone: str, begin_s: float, end_s: float, track: str = "track", **overrides: Any) -> dict[str, Any]:
+    ts = START + timedelta(seconds=begin_s)
+    return make_event(zone=zone, ts=ts, duration_s=end_s - begin_s, track_id=track, **overrides)
+
+
+def test_occupancy_is_a_mean_and_a_most(store: Store) -> None:
+    store.plan([make_chunk()])
+    visits = [
+        _visit("yard", 0, 90),
+        _visit("yard", 30, 75, "b"),
+        _visit("yard", 75, 80, "c"),  # as the one before leaves: never three at once
+        _visit("gate", 200, 230, "b"),
+    ]
+    store.write_events("gate", make_events(*visits))
+    rows = run_report(store, "occupancy", bin_seconds=60).to_pylist()
+    assert [
+        (r["zone"], (r["bin_start"] - START).total_seconds(), r["mean_objects"], r["most_objects"]) for r in rows
+    ] == [
+        ("yard", 0, (60 + 30) / 60, 2),
+        ("yard", 60, (30 + 15 + 5) / 60, 2),
+        ("gate", 180, 30 / 60, 1),
+    ]
+    window = {"t0": START + timedelta(seconds=70), "t1": START + timedelta(seconds=78)}
+    (row,) = run_report(store, "occupancy", bin_seconds=60, **window).to_pylist()
+    assert (row["mean_objects"], row["most_objects"]) == ((8 + 5 + 3) / 60, 2)
+
+
+def test_occupancy_agrees_with_counting_every_millisecond(store: Store) -> None:
+    rng = random.Random(3)
+    spans = [(begin := rng.randrange(0, 4000), begin + rng.randrange(1, 900)) for _ in range(25)]
+    store.write_events(
+        "gate", make_events(*(_visit("yard", a / 1000, b / 1000, str(i)) for i, (a, b) in enumerate(spans)))
+    )
+    inside = [sum(a <= t < b for a, b in spans) for t in range(5000)]
+    for row in run_report(store, "occupancy", bin_seconds=1).to_pylist():
+        second = round((row["bin_start"] - START).total_seconds())
+        within = inside[second * 1000 : second * 1000 + 1000]
+        assert (row["mean_objects"], row["most_objects"]) == (sum(within) / 1000, max(within))
+
+
+def test_od_counts_first_and_last_zones(store: Store) -> None:
+    visits = [
+        *(_visit("west", t, t + 5, f"a{t}") for t in (0, 10)),
+        *(_visit("middle", t + 6, t + 8, f"a{t}") for t in (0, 10)),
+        *(_visit("east", t + 9, t + 12, f"a{t}") for t in (0, 10)),
+        _visit("east", 0, 5, "back"),
+        _visit("west", 10, 12, "back", class_name="person"),
+        _visit("west", 0, 5, "stays"),
+    ]
+    store.write_events("gate", make_events(*visits))
+    rows = run_report(store, "od").to_pylist()
+    assert [(row["origin"], row["destination"], row["tracks"]) for row in rows] == [
+        ("east", "west", 1),
+        ("west", "east", 2),
+    ]
+
+
+def test_lines_by_hour_adds_up_to_lines(store: Store) -> None:
+    _fill(store, seed=5)
+    for bin_seconds in (60, 3600):
+        rows = run_report(store, "lines_by_hour", bin_seconds=bin_seconds).to_pylist()
+        assert sum(row["crossings"] for row in rows) == sum(run_report(store, "lines")["crossings"].to_pylist())
+        assert all(row["bin_start"].timestamp() % bin_seconds == 0 for row in rows)
+
+
+def _walk(store: Store) -> None:
+    """For ten seconds one object walks 2 m and 20 px a second; another, hidden half of the time, stands still."""
+    chunk = make_chunk()
+    walks, stands = [], []
+    for index in range(101):
+        t = index / 10
+        box = {"x1_px": 20 * t, "x2_px": 20 * t + 40, "y1_px": 0.0, "y2_px": 40.0, "x_px": 20 * t, "y_px": 40.0}
+        walks.append(make_observation(chunk, t, tracklet_id="w", x_m=2 * t, y_m=0.5, **box))
+        state = State.BRIDGED if index < 50 else State.DETECTED
+        stands.append(make_observation(chunk, t, tracklet_id="s", x_m=100.0, y_m=0.5, state=state.value))
+    observations = pa.Table.from_pylist([*walks, *stands], OBSERVATIONS)
+    tracklets = pa.Table.from_pylist([make_tracklet(chunk, rows) for rows in (walks, stands)], TRACKLETS)
+    store.commit(ChunkResult(chunk, observations, tracklets))
+    store.write_links("gate", 1, make_links("gate", {"w": "walker", "s": "stander"}))
+
+
+def test_activity(store: Store) -> None:
+    _walk(store)
+    by_track = {row["track_id"]: row for row in run_report(store, "activity_by_track").to_pylist()}
+    for track, active_s in (("walker", 10), ("stander", 0)):
+        row = by_track[track]
+        assert [row[name] * 3600 for name in ("present_h", "active_h", "idle_h")] == pytest.approx(
+            [10, active_s, 10 - active_s]
+        )
+        assert row["active_share"] == active_s / 10
+    (row,) = run_report(store, "activity").to_pylist()
+    assert (row["tracks"], row["active_share"]) == (2, 0.5)
+    (row,) = run_report(store, "activity", min_motion=0.6).to_pylist()
+    assert row["active_share"] == 0
+
+
+def test_speed_is_of_what_was_seen(store: Store) -> None:
+    _walk(store)
+    (row,) = run_report(store, "speed").to_pylist()
+    # Ten seconds and the last instant of the walker, five and its last instant of the other.
+    assert row["seconds"] == 11 + 6
+    assert (row["p85_m_s"], row["max_m_s"]) == pytest.approx((2, 2))
+    assert row["mean_m_s"] == pytest.approx(2 * 11 / 17, abs=1e-3)
+
+
+def test_heatmap_adds_up_to_the_time_present(store: Store) -> None:
+    _walk(store)
+    for unit, cell, columns in (("m", 5.0, 4 + 1), ("px", 50.0, 4)):
+        rows = run_report(store, "heatmap", unit=unit, cell=cell).to_pylist()
+        assert sum(row["seconds"] for row in rows) == pytest.approx(20)
+        assert all(row["x"] % cell == 0 and row["y"] % cell == 0 for row in rows)
+        assert len(rows) >= columns
+    (row,) = [row for row in run_report(store, "heatmap", unit="m", cell=5).to_pylist() if row["x"] == 100]
+    assert (row["seconds"], row["tracks"], row["y"]) == (10, 1, 0)
+
+
+def test_inferred_is_a_share_of_time(store: Store) -> None:
+    _walk(store)
+    (row,) = run_report(store, "inferred").to_pylist()
+    assert (row["seconds"], row["inferred_s"], row["share"]) == (20, 5, 0.25)
+
+
+def test_tracks_by_zone_length_and_number(store: Store) -> None:
+    _fill(store, seed=5)
+    everything = run_report(store, "tracks").to_pylist()
+    visited = set(store.query("select track_id from events where zone = 'a'")["track_id"].to_pylist())
+    shown = run_report(store, "tracks", zone="a", min_seconds=3).to_pylist()
+    assert shown == [row for row in everything if row["track_id"] in visited and row["duration_s"] >= 3]
+    assert 0 < len(shown) < len(everything)
+    assert run_report(store, "tracks", limit=4).to_pylist() == everything[:4]
+
+
 def test_ledger_groups_errors(store: Store) -> None:
     rows = _fill(store, seed=5)
     table = run_report(store, "ledger", source="gate").to_pylist()
@@ -205,6 +337,13 @@ def test_ledger_groups_errors(store: Store) -> None:
         ("counts", {"t0": "2026-03-02", "t1": "2026-03-02"}, "t0 must be before t1"),
         ("counts_by_hour", {"bin_seconds": 0}, "bin_seconds must be a whole number of seconds from 1 to .*, got 0"),
         ("counts_by_hour", {"bin_seconds": "1 hour"}, "bin_seconds must be a whole number"),
+        ("tracks", {"zone": "yrad"}, "no zone 'yrad'; the store has none yet"),
+        ("tracks", {"limit": 0}, "limit must be a whole number of rows from 1 to"),
+        ("tracks", {"min_seconds": -1}, "min_seconds must be a number of seconds, at least 0, got -1"),
+        ("heatmap", {"cell": "nan"}, "cell must be a number of pixels or metres, at least 0.01, got 'nan'"),
+        ("heatmap", {"cell": 0}, "cell must be a number"),
+        ("heatmap", {"unit": "feet"}, "unit must be px or m, got 'feet'"),
+        ("activity", {"min_motion": "inf"}, "min_motion must be a number of box sizes a second"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, name: str, parameters: dict[str, Any], message: str) -> None:
