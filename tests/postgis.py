@@ -1,12 +1,12 @@
 """A real PostgreSQL with PostGIS for the tests: a given one, or a private cluster that lives as long as the run."""
 
 import os
-import pwd
 import secrets
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -45,35 +45,46 @@ def _as_server(command: list[str], folder: Path) -> None:
         pytest.fail(f"{' '.join(command)} failed:\n{(folder / 'log').read_text()[-3000:]}")
 
 
+@contextmanager
+def running_cluster(
+    settings: Mapping[str, object], rules: str = "", files: Mapping[str, bytes] | None = None
+) -> Iterator[Path]:
+    """A private cluster with these settings, rules of admission and files in its data folder; yields its socket's."""
+    binaries = _find_binaries()
+    # Short: the path of a unix socket holds about 100 characters.
+    folder = Path(tempfile.mkdtemp(prefix="sf-pg-", dir="/tmp"))
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres", "postgres")
+    settings = {"fsync": "off", "unix_socket_directories": folder, **settings}
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    data = folder / "data"
+    try:
+        make = ["-D", str(data), "-U", "postgres", "-A", "trust", "--no-sync", "--locale=C.UTF-8"]
+        _as_server([str(binaries / "initdb"), *make], folder)
+        admission = data / "pg_hba.conf"
+        admission.write_text(rules + admission.read_text())
+        for name, content in (files or {}).items():
+            (data / name).write_bytes(content)
+            (data / name).chmod(0o600)
+            shutil.chown(data / name, data.owner(), data.group())
+        _as_server([str(binaries / "pg_ctl"), "-w", "-D", str(data), "-o", options, "start"], folder)
+        yield folder
+        _as_server([str(binaries / "pg_ctl"), "-w", "-D", str(data), "-m", "immediate", "stop"], folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def postgis_url() -> Iterator[str]:
     """URL of a database from which others may be made; `SIGHTFLOW_TEST_POSTGRES` names one that is there."""
     if given := os.environ.get("SIGHTFLOW_TEST_POSTGRES"):
         yield given
         return
-    binaries = _find_binaries()
-    # Short: the path of a unix socket holds about 100 characters.
-    folder = Path(tempfile.mkdtemp(prefix="sf-pg-", dir="/tmp"))
-    if os.geteuid() == 0:
-        owner = pwd.getpwnam("postgres")
-        os.chown(folder, owner.pw_uid, owner.pw_gid)
+    # One role has to give its password, for the tests of what happens when it is wrong.
+    rules = f"local all {PASSWORD_ROLE} scram-sha-256\n"
     # Not UTC, so that a time zone left to the server is noticed.
-    settings = {"fsync": "off", "listen_addresses": "''", "unix_socket_directories": folder, "timezone": "Asia/Kolkata"}
-    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    data = str(folder / "data")
-    try:
-        _as_server(
-            [str(binaries / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--locale=C.UTF-8"],
-            folder,
-        )
-        # One role has to give its password, for the tests of what happens when it is wrong.
-        rules = folder / "data/pg_hba.conf"
-        rules.write_text(f"local all {PASSWORD_ROLE} scram-sha-256\n{rules.read_text()}")
-        _as_server([str(binaries / "pg_ctl"), "-w", "-D", data, "-o", options, "start"], folder)
+    with running_cluster({"listen_addresses": "''", "timezone": "Asia/Kolkata"}, rules) as folder:
         yield f"postgresql://postgres@/postgres?host={folder}"
-        _as_server([str(binaries / "pg_ctl"), "-w", "-D", data, "-m", "immediate", "stop"], folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

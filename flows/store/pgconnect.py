@@ -21,10 +21,14 @@ BACKOFF_S = (0.2, 1.0, 3.0, 6.0)
 
 CONNECT_TIMEOUT_S = 10
 
+_LOST = "the connection was lost again and again: see the server's log; finished chunks are kept"
+_TLS = "the TLS setting does not fit the server: check sslmode and sslrootcert in the URL"
 _CONNECT_FIXES = {
+    "pg_hba.conf": "the server does not admit this user from here: add a line to its pg_hba.conf, or change sslmode",
+    "certificate": _TLS,
+    "SSL": _TLS,
     "password authentication failed": "wrong password: set it in the URL, in PGPASSWORD or in ~/.pgpass",
     "no password supplied": "the server wants a password: set it in the URL, in PGPASSWORD or in ~/.pgpass",
-    "no pg_hba.conf entry": "the server does not admit this user from here: add a line to its pg_hba.conf",
     "does not exist": "create it first (createdb, createuser), or correct the URL",
     "Connection refused": "no server listens there: start it, or correct host and port",
     "No such file or directory": "no server listens there: start it, or correct host and port",
@@ -32,16 +36,15 @@ _CONNECT_FIXES = {
     "failed to resolve host": "unknown host: correct the URL",
     "timeout expired": "no answer: check host, port and firewall",
     "too many clients": "too many connections: raise max_connections on the server or use fewer workers",
-    "closed the connection": "the connection was lost again and again: see the server's log; finished chunks are kept",
-    "connection is lost": "the connection was lost again and again: see the server's log; finished chunks are kept",
-    "SSL": "the TLS setting does not fit the server: check sslmode and sslrootcert in the URL",
+    "closed the connection": _LOST,
+    "connection is lost": _LOST,
 }
 """Part of libpq's message -> what to do; a refused connection carries no error code."""
 
 _STATE_FIXES = {
     "42501": "permission denied: let the owner of the database grant it, or connect as another user",
     "53100": "the server's disk is full: free some space and run again, finished chunks are kept",
-    "57P01": "the server ended the connection again and again: see its log; finished chunks are kept",
+    "57P01": _LOST,
     "25006": "the statement wants to write, but a query is one SELECT and a standby is read-only",
     "42P01": "a table is not there; `sightflow run` with this store makes the tables",
     "3F000": "the tables are not there; `sightflow run` with this store makes them",

@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ import pytest
 
 from flows.events import COLUMNS, recompute_events
 from flows.reports import REPORTS, run_report
-from flows.schema import OBSERVATIONS, TRACKLETS, ChunkResult
+from flows.schema import OBSERVATIONS, TRACKLETS, ChunkResult, State
 from flows.store import Filter, Store, open_store, pgcopy
 from flows.store.sql import observations_sql, to_psycopg
+from flows.target import _thinned as thinned
 from tests.archive import ZONES, fill, link_all, make_archive_chunk
 from tests.crash import assert_whole, kill_writers, processes
 from tests.stores import make_chunk, make_result
@@ -239,20 +241,20 @@ def test_reading_observations(filled: dict[str, Store]) -> None:
 # -- thinning
 
 
+@dataclass
+class _Sighting:
+    pts_ns: int
+    state: State
+
+
 def _thinned(observations: pa.Table, hz: float | None) -> pa.Table:
-    """What `store.observe_hz` keeps: see `flows.target`; here column by column, for tracklets one after another."""
-    if hz is None:
-        return observations
-    kept = []
-    pts, state = observations["pts_ns"].to_numpy(), observations["state"].to_pylist()
-    names = observations["tracklet_id"].to_pylist()
-    due = 0
-    for row, name in enumerate(names):
-        first = row == 0 or names[row - 1] != name
-        last = row + 1 == len(names) or names[row + 1] != name
-        if first or last or state[row] != state[row - 1] or pts[row] >= due:
-            kept.append(row)
-            due = pts[row] + round(1e9 / hz)
+    """What `store.observe_hz` keeps, tracklet by tracklet."""
+    codes = observations["tracklet_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    pts, states = observations["pts_ns"].to_pylist(), observations["state"].to_pylist()
+    kept: list[int] = []
+    for rows in np.split(np.arange(len(codes)), np.flatnonzero(np.diff(codes)) + 1):
+        sightings: Any = [_Sighting(pts[row], State(states[row])) for row in rows]
+        kept += [int(rows[index]) for index in thinned(sightings, range(len(rows)), hz)]
     return observations.take(pa.array(kept))
 
 

@@ -4,6 +4,7 @@ import os
 import pickle
 import secrets
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -19,6 +20,7 @@ from flows.errors import StoreError
 from flows.schema import ChunkResult, ChunkState
 from flows.store import Store, open_store, pgconnect
 from tests.archive import make_archive_chunk
+from tests.postgis import running_cluster
 from tests.stores import make_chunk, make_result
 
 N_ROWS = 40_000
@@ -246,3 +248,33 @@ def test_an_address_may_stand_in_the_environment(postgis_database: str, monkeypa
     with pytest.raises(StoreError, match="no_such_database") as caught:
         open_store("postgresql://").prepare()
     assert "s3cret" not in str(caught.value)
+
+
+def _certificate(folder: Path) -> dict[str, bytes]:
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    files = [folder / "server.key", folder / "server.crt"]
+    made = [*command, "-keyout", str(files[0]), "-out", str(files[1]), "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run(made, check=True, capture_output=True)
+    return {path.name: path.read_bytes() for path in files}
+
+
+def test_tls_settings_reach_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = _certificate(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"listen_addresses": "localhost", "port": port, "ssl": "on"}
+    url = f"postgresql://postgres@localhost:{port}/postgres?sslmode="
+    with running_cluster(settings, "hostssl all all all trust\nhost all all all reject\n", files):
+        for mode in ("require", f"verify-full&sslrootcert={tmp_path}/server.crt"):
+            with open_store(url + mode) as store:
+                sql = "select cast(ssl as text) as ssl from pg_stat_ssl where pid = pg_backend_pid()"
+                assert store.query(sql)["ssl"].to_pylist() == ["true"]
+        for mode in ("disable", f"verify-full&sslrootcert={tmp_path}/none.crt", "verify-full&sslrootcert=system"):
+            with pytest.raises(StoreError, match=r"the TLS setting does not fit|does not admit this user"):
+                open_store(url + mode).prepare()
+        monkeypatch.setenv("PGSSLMODE", "disable")
+        with pytest.raises(StoreError, match="does not admit this user from here"):
+            open_store(url.removesuffix("?sslmode=")).prepare()
