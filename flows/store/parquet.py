@@ -20,7 +20,6 @@ files of observations (points) and tracklets (lines) are GeoParquet.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime, time
@@ -31,11 +30,10 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from flows.errors import StoreError
 from flows.schema import EVENTS, LEDGER, OBSERVATIONS, TIMESTAMP, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, Video
-from flows.store import duck
+from flows.store import duck, retention
 from flows.store.base import SCHEMA_VERSION, Filter, Store, Zone
 from flows.store.files import (
     FileCache,
@@ -52,7 +50,6 @@ from flows.store.tables import (
     CALIBRATIONS,
     RUNS,
     SOURCES,
-    STATS,
     VIDEOS,
     ZONES,
     check_upgrade,
@@ -223,7 +220,7 @@ class ParquetStore(Store):
         path = self._folder / "events" / f"{source_folder(source_id)}.parquet"
         events = events.cast(EVENTS)
         with explained(self._folder):
-            until, old = self._pruned_until(), self._events.get(path)
+            until, old = retention.pruned_until(self._folder), self._events.get(path)
             if until is not None and old is not None:
                 # What was made of pruned observations cannot be made again, so it stays.
                 bound = datetime.combine(until, time.min, UTC)
@@ -233,33 +230,14 @@ class ParquetStore(Store):
     # -- keeping house
 
     def prune(self, before: date) -> list[date]:
-        """See `Store.prune`. Files are removed by the first prune, or commit of their chunk, ten minutes later."""
-        days: set[date] = set()
-
-        def kept(files: list[str]) -> list[str]:
-            gone = {path: day for path in files if (day := _day(path)) is not None and day < before}
-            days.update(gone.values())
-            return [path for path in files if path not in gone]
-
+        """See `Store.prune`. Files go once readers that listed them are done: see `retention.prune`."""
         with explained(self._folder):
-            for row in self._ledger.rows():
-                self._ledger.replace_files(row["chunk_id"], kept)
-            if days and before > (self._pruned_until() or date.min):
-                write_durably(self._folder / "pruned_until", f"{before.isoformat()}\n".encode())
-        return sorted(days)
+            return retention.prune(self._folder, self._ledger, before)
 
     def stats(self) -> pa.Table:
         """See `Store.stats`. Rows come from the files' footers and the ledger."""
         with explained(self._folder):
-            rows = self._ledger.rows()
-            found = [self._stats(table, files_of(rows, table)) for table in ("observations", "samples", "tracklets")]
-            for table in ("links", "events"):
-                paths = sorted((self._folder / table).glob("**/[!.]*.parquet"))
-                found.append(self._stats(table, [str(path.relative_to(self._folder)) for path in paths]))
-            ledger = list((self._folder / "ledger").glob("[!.]*.json"))
-        size = sum(path.stat().st_size for path in ledger)
-        found.append(_stats_row("chunks", len(rows), size, len(ledger)))
-        return pa.Table.from_pylist(found, STATS).sort_by("table")
+            return retention.stats(self._folder, self._ledger.rows())
 
     def _version(self) -> str:
         with explained(self._folder):
@@ -267,18 +245,6 @@ class ParquetStore(Store):
             if not version_file.is_file():
                 raise StoreError(f"{self._folder} holds no store yet: `sightflow db init` makes one")
             return version_file.read_text().strip()
-
-    def _stats(self, table: str, names: Sequence[str]) -> dict[str, Any]:
-        paths = [self._folder / name for name in names]
-        n_rows = sum(pq.read_metadata(path).num_rows for path in paths)
-        days = [day for name in names if (day := _day(name)) is not None]
-        return _stats_row(table, n_rows, sum(path.stat().st_size for path in paths), len(paths), days)
-
-    def _pruned_until(self) -> date | None:
-        try:
-            return date.fromisoformat((self._folder / "pruned_until").read_text().strip())
-        except FileNotFoundError:
-            return None
 
     # -- reading
 
@@ -349,23 +315,6 @@ class ParquetStore(Store):
         names = [path.name.removeprefix("source_id=") for path in sorted((self._folder / "links").glob("source_id=*"))]
         tables = [table for name in names for table in chosen(self._link_versions(unquote(name)))]
         return pa.concat_tables([TRACK_LINKS.empty_table(), *tables])
-
-
-def _day(path: str) -> date | None:
-    """The day a file is of, None where its table is not kept by day."""
-    found = re.search(r"/day=(\d{4}-\d\d-\d\d)/", path)
-    return date.fromisoformat(found[1]) if found else None
-
-
-def _stats_row(table: str, rows: int, size: int, parts: int, days: Sequence[date] = ()) -> dict[str, Any]:
-    return {
-        "table": table,
-        "rows": rows,
-        "bytes": size,
-        "parts": parts,
-        "first_day": min(days, default=None),
-        "last_day": max(days, default=None),
-    }
 
 
 def _video(row: Mapping[str, Any]) -> str:

@@ -77,8 +77,7 @@ def upgrade(connection: Connection, fill: Callable[[Connection], None]) -> list[
         if steps:
             connection.execute("drop view if exists trajectories, track_samples, track_observations, tracks")
         for step in steps:
-            _run(connection, f"upgrade_{step}.sql")
-            connection.execute("insert into schema_version (version) values (%s)", (step,))
+            _step(connection, step)
             if step == 2:
                 fill(connection)
         if steps:
@@ -168,6 +167,11 @@ def _run(connection: Connection, *scripts: str) -> None:
         connection.execute(files("flows.store").joinpath(script).read_text(encoding="utf-8"))
 
 
+def _step(connection: Connection, version: int) -> None:
+    _run(connection, f"upgrade_{version}.sql")
+    connection.execute("insert into schema_version (version) values (%s)", (version,))
+
+
 def _make(connection: Connection) -> None:
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != "UTF8":
@@ -178,8 +182,11 @@ def _make(connection: Connection) -> None:
     _make_postgis(connection)
     connection.execute("create schema if not exists sightflow")
     set_search_path(connection)
-    _run(connection, "tables.sql", *_VIEWS)
-    connection.execute("insert into schema_version (version) values (%s)", (SCHEMA_VERSION,))
+    _run(connection, "tables.sql")
+    connection.execute("insert into schema_version values (1)")
+    for step in range(2, SCHEMA_VERSION + 1):
+        _step(connection, step)
+    _run(connection, *_VIEWS)
 
 
 def _make_postgis(connection: Connection) -> None:

@@ -12,12 +12,10 @@ from psycopg.rows import dict_row
 
 from flows.schema import OBSERVATIONS, Chunk, ChunkResult
 from flows.store import pgarrow, pgcopy
-from flows.store.geometry import LOCAL_SRID, frame_of, paths
+from flows.store.geometry import LOCAL_SRID, paths
+from flows.store.pgplaces import srid_of
 from flows.store.samples import sample
 from flows.store.tables import planned_row
-
-_FIRST_SRID = 900_001
-"""Numbers up to 998999 are for users of PostGIS; below this one are those of registers."""
 
 
 def locked_row(connection: Connection, chunk: Chunk) -> dict[str, Any]:
@@ -61,7 +59,7 @@ def load_chunk(connection: Connection, result: ChunkResult) -> None:
     """Write what a chunk produced; its earlier rows are gone."""
     # In order of time, as the index and the block ranges want them, and as they will be read.
     observations = result.observations.sort_by("ts")
-    srid = _srid_of(connection, result.chunk.video.source_id)
+    srid = srid_of(connection, result.chunk.video.source_id)
     if observations.num_rows:
         names = ", ".join(pgcopy.columns(OBSERVATIONS.names))
         with (
@@ -99,34 +97,3 @@ def fill_version_2(connection: Connection) -> None:
                 "update tracklets set geom = %s where chunk_id = %s and tracklet_id = %s",
                 [(way.hex(), chunk_id, tracklet_id) for tracklet_id, way in ways if way],
             )
-
-
-def register_frame(connection: Connection, calibration: str) -> int:
-    """The SRID of a calibration's frame, entered in spatial_ref_sys where it is new; 0 where it has no place on earth.
-
-    Geometries in it can be put on any map: `st_transform(geom, 4326)`.
-    """
-    frame = frame_of(calibration)
-    if frame is None:
-        return LOCAL_SRID
-    from pyproj import CRS
-
-    connection.execute("select pg_advisory_xact_lock(hashtextextended('sightflow frames', 0))")
-    found = connection.execute(
-        "select srid from spatial_ref_sys where auth_name = 'sightflow' and proj4text = %s", (frame,)
-    ).fetchone()
-    if found is None:
-        found = connection.execute(
-            "insert into spatial_ref_sys (srid, auth_name, auth_srid, srtext, proj4text)"
-            " select srid, 'sightflow', srid, %s, %s from ("
-            " select coalesce(max(srid) + 1, %s) as srid from spatial_ref_sys where srid between %s and 998999"
-            ") next returning srid",
-            (CRS(frame).to_wkt("WKT1_GDAL"), frame, _FIRST_SRID, _FIRST_SRID),
-        ).fetchone()
-    (srid,) = found or (LOCAL_SRID,)
-    return int(srid)
-
-
-def _srid_of(connection: Connection, source_id: str) -> int:
-    found = connection.execute("select srid from calibrations where source_id = %s", (source_id,)).fetchone()
-    return int(found[0]) if found else LOCAL_SRID

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from psycopg import Connection
 
 from flows.schema import EVENTS, LEDGER, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, ChunkState, Video
-from flows.store import pgarrow, pgschema
+from flows.store import pgarrow, pgplaces, pgschema
 from flows.store.base import Filter, Store, Zone
 from flows.store.pgconnect import Server
 from flows.store.pgwrite import (
@@ -29,7 +29,6 @@ from flows.store.pgwrite import (
     insert,
     load_chunk,
     locked_row,
-    register_frame,
     write_row,
 )
 from flows.store.sql import bound, observations_sql, to_psycopg
@@ -43,10 +42,6 @@ _MARK_NEWEST = """
 """
 
 
-_PLACE_ZONES = """
-    update zones z set geom = st_setsrid(z.geom, coalesce((select srid from calibrations c
-        where c.source_id = z.source_id), 0)) where z.source_id = %s and z.geom is not null
-"""
 _ANALYZE = """
     analyze links, tracklets (source_id, tracklet_id, class_name, n_observations, t0, t1),
         samples (source_id, tracklet_id, class_name, ts)
@@ -68,15 +63,6 @@ _STATS = """
         union all select t.name::regclass where t.name <> 'observations'
     ) p on true group by t.name, t.rows order by t.name
 """
-
-
-def _well_known_text(zone: Zone) -> str | None:
-    """A zone in metres as a geometry; pixels are no place on the ground."""
-    if zone.unit != "m":
-        return None
-    closed = [*zone.points, zone.points[0]] if zone.kind == "zone" else zone.points
-    ring = ", ".join(f"{x!r} {y!r}" for x, y in closed)
-    return f"polygon(({ring}))" if zone.kind == "zone" else f"linestring({ring})"
 
 
 class PostgisStore(Store):
@@ -243,15 +229,11 @@ class PostgisStore(Store):
     # -- places
 
     def write_zones(self, source_id: str, zones: Sequence[Zone]) -> None:
-        """See `Store.write_zones`."""
-        rows = [(source_id, z.name, z.kind, z.unit, json.dumps(z.points), _well_known_text(z)) for z in zones]
+        """See `Store.write_zones`. Those in metres are geometries, too."""
 
         def work(connection: Connection) -> None:
-            with connection.transaction(), connection.cursor() as cursor:
-                cursor.execute(_LOCK, (f"zones {source_id}",))
-                cursor.execute("delete from zones where source_id = %s", (source_id,))
-                cursor.executemany("insert into zones values (%s, %s, %s, %s, %s, st_geomfromtext(%s))", rows)
-                cursor.execute(_PLACE_ZONES, (source_id,))
+            with connection.transaction():
+                pgplaces.write_zones(connection, source_id, zones)
 
         self._server.run(work)
 
@@ -265,15 +247,11 @@ class PostgisStore(Store):
         ]
 
     def write_calibration(self, source_id: str, calibration_json: str) -> None:
-        """See `Store.write_calibration`."""
+        """See `Store.write_calibration`. Its frame gets a number in PostGIS where it has a place on earth."""
 
         def work(connection: Connection) -> None:
             with connection.transaction():
-                srid = register_frame(connection, calibration_json)
-                row = {"source_id": source_id, "calibration": calibration_json, "srid": srid}
-                replace = f" on conflict (source_id) do update set {assignments(row)}"
-                connection.execute(insert("calibrations", row) + replace, row)
-                connection.execute(_PLACE_ZONES, (source_id,))
+                pgplaces.write_calibration(connection, source_id, calibration_json)
 
         self._server.run(work)
 

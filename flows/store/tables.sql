@@ -1,13 +1,9 @@
 -- The tables of the PostGIS store, made in the schema sightflow with the search path set to it and to PostGIS's own.
 -- Text compares by bytes (collate "C"), as in the Parquet store: both sort alike, and indexes are cheaper.
 -- Ids are text although they are uuids: the same statements then run on both stores.
--- This is the newest version whole; `upgrade_<n>.sql` leads a database of version n - 1 to n. Change both together.
+-- This is version 1; every `upgrade_<n>.sql` leads from version n - 1 to n, and a new database goes all the way.
 
--- One row per version this database has had.
-create table schema_version (
-    version integer not null,
-    applied_at timestamptz not null default now()
-);
+create table schema_version (version integer not null);
 
 create table sources (
     source_id text collate "C" primary key,
@@ -81,35 +77,10 @@ create table tracklets (
     head_xyxy_px real[] not null,
     tail_pts_ns bigint[] not null,
     tail_xyxy_px real[] not null,
-    appearance real[] not null,
-    -- The way on the ground in the source's frame, time as the M of each point (seconds since 1970); null without
-    -- calibration. Tracklets never change, so neither does this, however often tracks are stitched anew.
-    geom geometry(LineStringM)
+    appearance real[] not null
 );
 create index on tracklets (source_id, tracklet_id);
 create index on tracklets (chunk_id);
-create index on tracklets using gist (geom);
-
--- One row per tracklet and second: what reports of presence and movement read. A twenty-fifth of the observations.
-create table samples (
-    source_id text collate "C" not null,
-    chunk_id text collate "C" not null,
-    tracklet_id text collate "C" not null,
-    class_name text collate "C" not null,
-    ts timestamptz not null,
-    duration_s double precision not null,
-    x_px double precision not null,
-    y_px double precision not null,
-    x_m double precision,
-    y_m double precision,
-    speed_m_s double precision,
-    motion_per_s double precision,
-    n_observations bigint not null,
-    n_detected bigint not null,
-    n_bridged bigint not null,
-    n_interpolated bigint not null
-);
-create index on samples (source_id, ts);
 
 create table link_versions (
     source_id text collate "C" not null,
@@ -172,22 +143,14 @@ create table zones (
     name text collate "C" not null,
     kind text collate "C" not null,
     unit text collate "C" not null,
-    points text collate "C" not null,
-    -- Polygon or line in the frame of the source's calibration; null where its points are pixels.
-    geom geometry
+    points text collate "C" not null
 );
 create index on zones (source_id);
-create index on zones using gist (geom);
 
 create table calibrations (
     source_id text collate "C" primary key,
-    calibration text collate "C" not null,
-    -- Of its frame in spatial_ref_sys; 0 where nobody knows where on earth the frame lies.
-    srid integer not null default 0
+    calibration text collate "C" not null
 );
-
--- Observations before this time were pruned; what was made of them stays.
-create table pruned (until timestamptz not null);
 
 create table events (
     event_id text collate "C" not null,

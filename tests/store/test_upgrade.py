@@ -1,6 +1,7 @@
 """A store of an older schema, led to this one, is what a new one would be."""
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from flows.store.samples import SAMPLES
 from flows.store.tables import ended_row, planned_row
 from tests.stores import make_chunk, make_links, make_observation, make_result, make_tracklet
 
-VERSION_1 = Path(__file__).with_name("version_1.sql")
+VERSION_1 = files("flows.store").joinpath("tables.sql").read_text()
+# What its views said does not matter: they are made anew.
+VIEWS = ("tracks", "track_observations", "trajectories")
 
 CATALOG = (
     "select table_name, column_name, data_type, is_nullable, column_default, collation_name, ordinal_position"
@@ -43,7 +46,10 @@ def _write_version_1(url: str, results: list[ChunkResult]) -> None:
         connection.execute("create schema sightflow")
         connection.execute("set search_path to sightflow, public")
         connection.execute("set timezone to 'UTC'")
-        connection.execute(VERSION_1.read_text())
+        connection.execute(VERSION_1)
+        connection.execute("insert into schema_version values (1)")
+        for view in VIEWS:
+            connection.execute(f"create view {view} as select tracklet_id from links")
         for day in ("2026-03-01", "2026-03-02"):
             connection.execute(
                 f"create table observations_{day.replace('-', '')} partition of observations"
