@@ -1,7 +1,7 @@
 """Arrow tables from and to a PostgreSQL connection.
 
-Rows come as the bytes the server sends and become columns with numpy: Python objects for every number and time would
-cost five times as much as the query.
+Rows come as the bytes the server sends and become columns with numpy. For lists of numbers, of which every tracklet has
+five, that takes a fourth of the time of making Python objects first, and stitching reads all tracklets of a source.
 """
 
 from __future__ import annotations

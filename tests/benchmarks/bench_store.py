@@ -25,7 +25,7 @@ import pytest
 from flows.events import COLUMNS, recompute_events
 from flows.reports import REPORTS, run_report
 from flows.schema import OBSERVATIONS, TRACKLETS, ChunkResult, State
-from flows.store import Filter, Store, open_store, pgcopy
+from flows.store import Filter, Store, open_store, pgarrow, pgcopy
 from flows.store.sql import observations_sql, to_psycopg
 from flows.target import _thinned as thinned
 from tests.archive import ZONES, fill, link_all, make_archive_chunk
@@ -96,7 +96,7 @@ def test_load(postgis_database: str) -> None:
     times: dict[str, list[float]] = {}
     with psycopg.connect(postgis_database, autocommit=True) as connection:
         connection.execute("set search_path to sightflow, public")
-        for _ in range(2):
+        for _ in range(3):
             for indexed in (False, True):
                 for way in (_by_rows, _by_columns):
                     connection.execute("drop table if exists loaded")
@@ -227,14 +227,18 @@ def test_reading_observations(filled: dict[str, Store]) -> None:
     server: Any = filled["postgis"]
     sql, values, schema = observations_sql(where, COLUMNS, ordered=False)
 
-    def by_objects() -> None:
+    def by_objects(statement: str, values: dict[str, Any], schema: pa.Schema) -> None:
         with server._server.connect() as connection, connection.cursor(binary=True) as cursor:
-            columns = zip(*cursor.execute(to_psycopg(sql), values).fetchall(), strict=True)
-            for values_, field in zip(columns, schema, strict=True):
-                pa.array(values_, field.type)
+            columns = zip(*cursor.execute(statement, values).fetchall(), strict=True)
+            for column, field in zip(columns, schema, strict=True):
+                pa.array(column, field.type)
 
-    figures["postgis_by_python_objects_s"] = seconds(by_objects, 2)[0]
+    figures["postgis_by_python_objects_s"] = seconds(lambda: by_objects(to_psycopg(sql), values, schema), 3)[0]
     figures["ratio_to_python_objects"] = figures["postgis_by_python_objects_s"] / figures["postgis_s"]
+    every_tracklet = f"select {', '.join(TRACKLETS.names)} from tracklets"
+    took = seconds(lambda: server._server.run(lambda c: pgarrow.fetch(c, every_tracklet, ())), 3)[0]
+    baseline = seconds(lambda: by_objects(every_tracklet, {}, TRACKLETS), 3)[0]
+    figures |= {"postgis_tracklets_s": took, "tracklets_ratio_to_python_objects": baseline / took}
     record("reading_observations", figures)
 
 
