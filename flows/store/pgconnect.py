@@ -12,7 +12,7 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from flows.errors import StoreError
+from flows.errors import RefusedChunkError, StoreError
 
 T = TypeVar("T")
 
@@ -145,7 +145,9 @@ class Server:
             fix = next((fix for part, fix in _CONNECT_FIXES.items() if part in message), "")
         else:
             fix = _STATE_FIXES.get(state, "")
-        return StoreError(f"store {self.url}: " + "; ".join(filter(None, (fix, f"the server said: {message}"))))
+        # Data the server will not have, or a connection that was lost over this work and not before it.
+        kind = RefusedChunkError if fix == _LOST or (state or "").startswith("22") else StoreError
+        return kind(f"store {self.url}: " + "; ".join(filter(None, (fix, f"the server said: {message}"))))
 
     def _open(self) -> psycopg.Connection:
         if self._connection is None or self._connection.closed:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.errors import SchemaVersionError, StoreError
+from flows.errors import RefusedChunkError, SchemaVersionError
 from flows.schema import OBSERVATIONS, TIMESTAMP, Chunk, ChunkResult, ChunkState, Video, make_id
 from flows.store.base import SCHEMA_VERSION
 
@@ -147,13 +147,15 @@ def days_of(observations: pa.Table) -> pa.Array:
     """The UTC day of every observation, date32.
 
     Raises:
-        StoreError: A time outside the years 1 to 9999, which neither store can file under a day.
+        RefusedChunkError: A time outside the years 1 to 9999, which neither store can file under a day.
     """
     days = observations["ts"].combine_chunks().cast(pa.timestamp("us")).cast(pa.date32(), safe=False)
     bounds = pc.min_max(days.cast(pa.int32())).as_py()
     first, last = (int(np.datetime64(day, "D").astype(int)) for day in ("0001-01-01", "9999-12-31"))
     if len(days) and not first <= bounds["min"] <= bounds["max"] <= last:
-        raise StoreError("observations must lie in the years 1 to 9999: check the video's start time (--start-time)")
+        raise RefusedChunkError(
+            "observations must lie in the years 1 to 9999: check the video's start time (--start-time)"
+        )
     return days
 
 
