@@ -140,7 +140,7 @@ def test_a_damaged_cached_model_is_found(cache: Path, tmp_path: Path, monkeypatc
     [
         (lambda folder: None, True, "made by the first run"),
         (lambda folder: folder.mkdir(), True, "made by the first run"),
-        (lambda folder: (folder.mkdir(), (folder / "schema_version").write_text("1\n")), True, "of this version"),
+        (lambda folder: (folder.mkdir(), (folder / "schema_version").write_text("2\n")), True, "of this version"),
         (lambda folder: (folder.mkdir(), (folder / "schema_version").write_text("99")), False, "schema version '99'"),
         (lambda folder: (folder.mkdir(), (folder / "holiday.jpg").write_text("")), False, "holds no store"),
         (lambda folder: folder.write_text(""), False, "is a file"),
@@ -175,7 +175,7 @@ def test_a_database_is_described_before_and_after_its_first_run(
     assert "no tables yet" in checks["store"].detail
     with open_store(postgis_database):
         pass
-    assert "tables of schema version 1" in _by_name(postgis_database, monkeypatch=monkeypatch)["store"].detail
+    assert "tables of schema version 2" in _by_name(postgis_database, monkeypatch=monkeypatch)["store"].detail
     with psycopg.connect(postgis_database, autocommit=True) as connection:
         connection.execute("update sightflow.schema_version set version = 99")
     check = _by_name(postgis_database, monkeypatch=monkeypatch)["store"]
