@@ -78,8 +78,12 @@ class SegmentSettings(_Step):
     """Run the segmenter on every n-th frame; the Kalman filter carries the boxes in between."""
     max_cond_frames: int = Field(4, ge=2)
     """Prompted frames kept in memory per object; more costs time linearly and gains little."""
+    max_back_frames: int = Field(60, ge=0)
+    """Frames a new object is carried back at most, on the way to the keyframe before; each holds its features till
+    then (17 MB at 1024 px)."""
     batch: int = Field(64, ge=1)
-    """Objects per segmenter call. Halved when the device's memory does not suffice."""
+    """Objects per segmenter call. Halved when the device's memory does not suffice. One at a time in fp32, masks are
+    those of plain SAM 2 bit for bit."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the segmenter: `auto` is bf16 on a GPU that has it and fp32 elsewhere."""
 

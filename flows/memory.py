@@ -11,8 +11,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from sam2.modeling.sam2_utils import get_1d_sine_pe
+from sam2.modeling.memory_attention import MemoryAttentionLayer
+from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from sam2.sam2_video_predictor import SAM2VideoPredictor
+
+
+@dataclass(frozen=True)
+class Features:
+    """One encoded frame: feature maps (1, C, h, w), the finest first, and the positions of the coarsest."""
+
+    levels: tuple[torch.Tensor, ...]
+    position: torch.Tensor
+
+    def repeated(self, count: int) -> dict[str, Any]:
+        """What `track_step` takes of the frame, for that many objects; nothing is copied."""
+        flat = [x.expand(count, -1, -1, -1).flatten(2).permute(2, 0, 1) for x in (*self.levels, self.position)]
+        return {
+            "current_vision_feats": flat[:-1],
+            # Only the coarsest level's are ever read; those of the others are four times its size, and more.
+            "current_vision_pos_embeds": flat[-1:],
+            "feat_sizes": [(x.shape[-2], x.shape[-1]) for x in self.levels],
+        }
 
 
 @dataclass
@@ -25,10 +44,39 @@ class Entry:
 
 @dataclass
 class Memory:
-    """One object's memory: prompted (conditioning) frames and recent ones, by frame index."""
+    """One object's memory: prompted (conditioning) frames and recent ones, by frame index.
+
+    `logits` are those of its newest frame, (1, 1, h, w): what a correction starts from.
+    """
 
     conditioning: dict[int, Entry] = field(default_factory=dict)
     recent: dict[int, Entry] = field(default_factory=dict)
+    logits: torch.Tensor | None = None
+
+    def free(self, horizon: Horizon, index: int, *, reverse: bool = False) -> None:
+        """Free what neither frame `index` nor any beyond it, in the direction of tracking, can read."""
+        sign = -1 if reverse else 1
+        for t in [t for t in self.recent if sign * (index - t) > horizon.spatial]:
+            self.recent[t].features = None
+        for t in [t for t in self.recent if sign * (index - t) > horizon.pointer]:
+            del self.recent[t]
+        nearest = sorted(self.conditioning, key=lambda t: abs(index - t))
+        for t in nearest[horizon.conditioning :]:
+            if sign * (index - t) > horizon.pointer:
+                del self.conditioning[t]
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """How far back a frame reads. Each bound is exact: one less, and results change.
+
+    `spatial` and `pointer` are ages in frames, of recent frames and of those prompted ones that are not among the
+    nearest `conditioning`, for they are read like recent ones.
+    """
+
+    spatial: int
+    pointer: int
+    conditioning: int
 
 
 @dataclass(frozen=True)
@@ -44,12 +92,37 @@ class Reads:
         return tuple(position for position, _ in self.spatial), len(self.pointers)
 
 
+class _SharedSelfAttention(MemoryAttentionLayer):
+    """The first layer's self-attention sees the frame alone, the same for all objects: once is enough."""
+
+    def _forward_sa(self, tgt: torch.Tensor, query_pos: torch.Tensor) -> torch.Tensor:
+        return super()._forward_sa(tgt[:1], query_pos[:1]).expand_as(tgt)
+
+
 class StreamingPredictor(SAM2VideoPredictor):
-    """SAM 2 whose memory attention takes a batch of objects prompted at different times.
+    """SAM 2 whose memory attention takes a batch of objects of one frame, prompted at different times.
 
     The only step that is its own is the assembly of memory: the package builds it for objects of one age, here each
     object brings the `Reads` of its own past. Everything else is inherited.
     """
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        # The layers come built from the configuration, so the first one is given its class afterwards.
+        self.memory_attention.layers[0].__class__ = _SharedSelfAttention
+
+    def encode(self, image: torch.Tensor) -> Features:
+        """Encode a prepared frame, (3, size, size)."""
+        encoded = self.forward_image(image[None])
+        return Features(tuple(encoded["backbone_fpn"][-self.num_feature_levels :]), encoded["vision_pos_enc"][-1])
+
+    def horizon(self, max_conditioning: int) -> Horizon:
+        """What of an object's past can still be read.
+
+        One prompted frame more than is read: the package reads them in another order where none is left out, and
+        sums in another order differ in their last bit.
+        """
+        return Horizon(self.num_maskmem - 1, self.max_obj_ptrs_in_encoder - 1, max_conditioning + 1)
 
     def _prepare_memory_conditioned_features(
         self,
@@ -120,16 +193,14 @@ class StreamingPredictor(SAM2VideoPredictor):
     def reads(self, memory: Memory, index: int, max_conditioning: int, *, reverse: bool = False) -> Reads:
         """The memories SAM 2 reads on frame `index` (`sam2_base.py`, `_prepare_memory_conditioned_features`)."""
         sign = -1 if reverse else 1
-        nearest = sorted(memory.conditioning, key=lambda t: abs(index - t))
-        selected = sorted(nearest[:max_conditioning])
-        others = {t: memory.conditioning[t] for t in nearest[max_conditioning:]}
-        spatial = [(0, memory.conditioning[t]) for t in selected]
+        selected, others = select_closest_cond_frames(index, memory.conditioning, max_conditioning)
+        spatial = [(0, entry) for entry in selected.values()]
         for position in range(1, self.num_maskmem):
             t = index - sign * (self.num_maskmem - position)
             entry = memory.recent.get(t) or others.get(t)
-            if entry is not None and entry.features is not None:
+            if entry is not None:
                 spatial.append((position, entry))
-        ages = [(sign * (index - t), memory.conditioning[t]) for t in selected]
+        ages = [(sign * (index - t), entry) for t, entry in selected.items()]
         if self.only_obj_ptrs_in_the_past_for_eval:
             ages = [(age, entry) for age, entry in ages if age >= 0]
         if not self.use_signed_tpos_enc_to_obj_ptrs:

@@ -148,6 +148,12 @@ class Mask:
         """Number of pixels inside."""
         return int(self.crop.sum())
 
+    @property
+    def box_xyxy(self) -> FloatArray:
+        """Extent, (4,) float32 pixels."""
+        height, width = self.crop.shape
+        return np.array([self.x_px, self.y_px, self.x_px + width, self.y_px + height], dtype=np.float32)
+
     def full(self, height_px: int, width_px: int) -> BoolArray:
         """The mask at the size of the frame, (height, width) bool; what lies outside the frame is cut off."""
         out = np.zeros((height_px, width_px), dtype=np.bool_)
