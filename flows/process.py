@@ -30,8 +30,9 @@ from flows.track import ChunkTracker
 _log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
 
-# Frames decoded ahead of the tracker: enough to hide a slow packet, few enough that 4K frames (25 MB) stay cheap.
-_AHEAD = 4
+# Frames that decoding is ahead of preparing, and preparing of the tracker, each in a thread of its own: enough to hide
+# a slow packet, few enough that 4K frames (25 MB) stay cheap.
+_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class TrackChunk:
         every = keyframe_interval(self._settings.detect, chunk.video.fps)
         tracker = ChunkTracker(chunk, segmenter, self._settings, every, self._redetect)
         reader = FrameReader(chunk.video, chunk.start_ns, chunk.seen_until_ns, threads=self._threads)
-        frames = _ahead(reader, _AHEAD)
+        frames = _ahead(segmenter.preparing(_ahead(reader, _AHEAD)), _AHEAD)
         result = tracker.run(_reporting(frames, on_frame), from_table(detected.detections))
         return replace(result, counters={**result.counters, **reader.counters, "frames": result.counters["frames"]})
 
@@ -168,7 +169,7 @@ def _ahead(items: Iterable[_Item], depth: int) -> Iterator[_Item]:
             room.acquire()
         made.put(None)
 
-    thread = threading.Thread(target=make, daemon=True, name="decode-ahead")
+    thread = threading.Thread(target=make, daemon=True, name="ahead")
     thread.start()
     try:
         while (one := made.get()) is not None:
