@@ -19,7 +19,7 @@ lint: $(STAMP)-dev
 	$(BIN)/mypy
 
 bench: $(STAMP)-dev  ## figures as JSON, each with its baseline in the same run
-	$(BIN)/python -m pytest tests/benchmarks/bench_*.py -s
+	$(BIN)/python -m pytest -s -o python_files='bench_*.py' -o python_functions='bench_*' tests/benchmarks
 
 dashboard: $(STAMP)
 	$(BIN)/sightflow dashboard --store demo-out/store

@@ -39,10 +39,12 @@ class Batches:
             try:
                 out = step(part)
             except torch.OutOfMemoryError as error:
-                torch.cuda.empty_cache()
                 if len(part) == 1:
                     raise OutOfMemoryError(self._too_large) from error
                 self._size = len(part) // 2
+            else:
+                yield part, out
+                start += len(part)
                 continue
-            yield part, out
-            start += len(part)
+            # Only now: as long as the error was at hand, its frames held the tensors of the step.
+            torch.cuda.empty_cache()

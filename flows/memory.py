@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from sam2.modeling.memory_attention import MemoryAttentionLayer
+from sam2.modeling.position_encoding import PositionEmbeddingRandom
 from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 
@@ -99,6 +100,33 @@ class _SharedSelfAttention(MemoryAttentionLayer):
         return super()._forward_sa(tgt[:1], query_pos[:1]).expand_as(tgt)
 
 
+class _Positions(torch.nn.Module):
+    """A position encoding that is made once for each size instead of copied for every frame and level."""
+
+    def __init__(self, encoding: torch.nn.Module) -> None:
+        super().__init__()
+        self._encoding = encoding
+        self._made: dict[tuple[torch.Size, torch.device], torch.Tensor] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Encoding of the places of (B, C, h, w), of the same shape."""
+        key = x.shape[-2:], x.device
+        if key not in self._made:
+            self._made[key] = self._encoding(x[:1])
+        return self._made[key].expand(len(x), -1, -1, -1)
+
+
+class _Grid(PositionEmbeddingRandom):
+    """The prompt encoder's positions of the feature map's cells, likewise made once."""
+
+    def forward(self, size: tuple[int, int]) -> torch.Tensor:
+        key = size, self.positional_encoding_gaussian_matrix.device
+        made = self.__dict__.setdefault("_made", {})
+        if key not in made:
+            made[key] = super().forward(size)
+        return made[key]
+
+
 class StreamingPredictor(SAM2VideoPredictor):
     """SAM 2 whose memory attention takes a batch of objects of one frame, prompted at different times.
 
@@ -108,8 +136,27 @@ class StreamingPredictor(SAM2VideoPredictor):
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
-        # The layers come built from the configuration, so the first one is given its class afterwards.
+        # These modules come built from the configuration, so they are given their class afterwards.
         self.memory_attention.layers[0].__class__ = _SharedSelfAttention
+        self.sam_prompt_encoder.pe_layer.__class__ = _Grid
+        for module in (self.image_encoder.neck, self.memory_encoder):
+            module.position_encoding = _Positions(module.position_encoding)
+
+    @torch.no_grad()
+    def fold_values(self) -> None:
+        """Project what attention makes of memory, not memory, to values; after loading weights, not bit-equal.
+
+        The weights of attention add up to one and the projection is linear, so both are the same; SAM 2's memory is a
+        quarter as wide as its values. The output projection is given both matrices. Only for a single head.
+        """
+        for attention in (layer.cross_attn_image for layer in self.memory_attention.layers):
+            if attention.num_heads > 1 or isinstance(attention.v_proj, torch.nn.Identity):
+                continue
+            value, output = attention.v_proj, attention.out_proj
+            both = torch.nn.Linear(value.in_features, output.out_features).to(value.weight).requires_grad_(False)
+            both.weight.copy_(output.weight @ value.weight)
+            both.bias.copy_(output.weight @ value.bias + output.bias)
+            attention.v_proj, attention.out_proj = torch.nn.Identity(), both
 
     def encode(self, image: torch.Tensor) -> Features:
         """Encode a prepared frame, (3, size, size)."""
@@ -163,7 +210,7 @@ class StreamingPredictor(SAM2VideoPredictor):
         for slot, (position, _) in enumerate(batch[0].spatial):
             features = torch.cat([reads.spatial[slot][1].features for reads in batch])
             tokens.append(features.flatten(2).permute(2, 0, 1).to(dtype))
-            spatial = self.memory_position(features)
+            spatial = self.memory_encoder.position_encoding(features[:1])
             temporal = self.maskmem_tpos_enc[self.num_maskmem - position - 1]
             positions.append((spatial.flatten(2).permute(2, 0, 1) + temporal).expand(-1, len(batch), -1))
         if not self.use_obj_ptrs_in_encoder or not batch[0].pointers:
@@ -185,10 +232,6 @@ class StreamingPredictor(SAM2VideoPredictor):
         tokens.append(pointers.to(dtype))
         positions.append(position)
         return torch.cat(tokens), torch.cat(positions), pointers.shape[0]
-
-    def memory_position(self, features: torch.Tensor) -> torch.Tensor:
-        """Spatial positional encoding of a memory, (1, mem_dim, h, w); it does not depend on the content."""
-        return self.memory_encoder.position_encoding(features[:1].float())
 
     def reads(self, memory: Memory, index: int, max_conditioning: int, *, reverse: bool = False) -> Reads:
         """The memories SAM 2 reads on frame `index` (`sam2_base.py`, `_prepare_memory_conditioned_features`)."""

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.config import SegmentSettings
+from flows.errors import OutOfMemoryError
 from flows.memory import StreamingPredictor
 from flows.models import PREDICTOR
 from flows.schema import Frame
@@ -86,8 +87,10 @@ def _run(schedule, frames, segmenters, plain):
 def test_the_engine_is_plain_sam2(seed, max_cond_frames):
     """60 frames; objects join, are corrected, shown afresh and leave. One at a time: bit-equal. Batched: to 1e-4."""
     frames = make_frames(60, seed)
-    model = make_model(OURS, seed=seed)
-    exact, batched = (_segmenter(model, batch=batch, max_cond_frames=max_cond_frames) for batch in (1, 64))
+    exact = _segmenter(make_model(OURS, seed=seed), batch=1, max_cond_frames=max_cond_frames)
+    folded = make_model(OURS, seed=seed)
+    folded.fold_values()
+    batched = _segmenter(folded, max_cond_frames=max_cond_frames)
     plain = make_plain(128, seed, [exact.prepare(frame) for frame in frames], HEIGHT_PX, WIDTH_PX)
     plain.model.max_cond_frames_in_attn = max_cond_frames
     visible = 0
@@ -250,6 +253,17 @@ def test_batches_are_halved_when_memory_runs_out(monkeypatch):
             found = whole.prompt(boxes), small.prompt(boxes)
         for object_id, segment in found[0].items():
             np.testing.assert_allclose(segment.pointer, found[1][object_id].pointer, atol=1e-4)
+
+
+def test_a_frame_that_does_not_fit_is_an_error_that_says_what_to_do(monkeypatch):
+    ours = _segmenter(make_model(OURS))
+
+    def scarce(image):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(ours._model, "encode", scarce)
+    with pytest.raises(OutOfMemoryError, match="smaller model"):
+        ours.push(make_frames(1)[0])
 
 
 def test_nan_and_whole_frame_masks_are_not_passed_on():
