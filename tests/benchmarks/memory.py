@@ -91,7 +91,7 @@ def chunk(frames: int, folder: Path) -> dict[str, Any]:
     return {
         "frames": len(held),
         "peak_mb": round(max(held)),
-        "growth_from_frame_200_mb": round(max(held[200:]) - max(held[150:200]), 1),
+        "mb_every_200_frames": [round(max(held[i : i + 200])) for i in range(0, len(held), 200)],
         "objects": result.tracklets.num_rows,
     }
 
