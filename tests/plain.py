@@ -74,7 +74,7 @@ class Plain:
             self.state, start_frame_idx=index, max_frame_num_to_track=0, reverse=reverse
         ):
             pass
-        return self._outputs(index, self.state["obj_ids"])
+        return self.outputs(index, self.state["obj_ids"])
 
     def follow(self, index: int) -> Iterator[None]:
         """Carry all objects from a frame on, one frame a step, as `propagate_in_video` does by itself."""
@@ -96,14 +96,15 @@ class Plain:
         for object_id, box in boxes.items():
             self.model.add_new_points_or_box(self.state, index, object_id, box=box)
         self.model.propagate_in_video_preflight(self.state)
-        return self._outputs(index, boxes)
+        return self.outputs(index, boxes)
 
     def drop(self, object_ids: list[int]) -> None:
         """Forget objects."""
         for object_id in object_ids:
             self.model.remove_object(self.state, object_id, need_output=False)
 
-    def _outputs(self, index: int, object_ids: Any) -> dict[int, dict[str, torch.Tensor]]:
+    def outputs(self, index: int, object_ids: Any) -> dict[int, dict[str, torch.Tensor]]:
+        """What was made of objects on a frame, as the package keeps it."""
         found = {}
         for object_id in object_ids:
             outputs = self.state["output_dict_per_obj"][self.state["obj_id_to_idx"][object_id]]

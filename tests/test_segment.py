@@ -52,7 +52,7 @@ def _differences(ours, plain, object_ids, index):
     """Largest difference of logits and pointers, and smallest mask IoU, over objects on a frame."""
     worst, least = 0.0, 1.0
     for i in object_ids:
-        (out,) = plain._outputs(index, [i]).values()
+        (out,) = plain.outputs(index, [i]).values()
         memory = ours._memories[i]
         entry = memory.conditioning.get(index) or memory.recent[index]
         pairs = ((memory.logits, out["pred_masks"]), (entry.pointer, out["obj_ptr"]))
