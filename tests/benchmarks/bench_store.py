@@ -1,15 +1,12 @@
 """Figures of the stores, as JSON: loading, killed writers, reports over eight million observations, thinning.
 
-`make bench`, or `python -m pytest tests/benchmarks/bench_store.py -s`. Filling the stores takes minutes: name two that
+Run by `make bench`. Filling the stores takes minutes: name two that
 an earlier run filled in SIGHTFLOW_BENCH_STORES (folder and URL, a comma between), or fewer rows in
 SIGHTFLOW_BENCH_ROWS.
 """
 
-import json
 import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,25 +26,16 @@ from flows.store import Filter, Store, open_store, pgarrow, pgcopy
 from flows.store.sql import observations_sql, to_psycopg
 from flows.target import _thinned as thinned
 from tests.archive import ZONES, fill, link_all, make_archive_chunk
+from tests.benchmarks.record import record
 from tests.crash import assert_whole, kill_writers, processes
 from tests.stores import make_chunk, make_result
 
-RESULTS = Path(__file__).parent / "results" / "store.json"
 ROWS = int(os.environ.get("SIGHTFLOW_BENCH_ROWS", 8_000_000))
 N_SOURCES, N_CHUNKS = 20, 96
 LOAD_ROWS = min(ROWS, 1_000_000)
 SOURCE = "camera-03"
 ONE_DAY = {"source": SOURCE, "t0": "2026-03-01", "t1": "2026-03-02"}
 FROM_TRACKS = ("counts", "counts_by_hour", "tracks")
-
-
-def record(name: str, figures: dict[str, Any]) -> None:
-    """Print figures, and keep them beside those of earlier runs; the load says how far to trust absolute times."""
-    machine = {"device": f"{os.cpu_count()} x {platform.machine()} CPU", "load_average": round(os.getloadavg()[0], 1)}
-    sys.stdout.write(json.dumps({"benchmark": name, **machine, **figures}) + "\n")
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({**known, name: {**machine, **figures}}, indent=2, sort_keys=True) + "\n")
 
 
 def seconds(work: Callable[[], object], repeats: int) -> list[float]:
@@ -89,7 +77,7 @@ def _by_columns(connection: psycopg.Connection, table: str, rows: pa.Table) -> N
             copy.write(block)
 
 
-def test_load(postgis_database: str) -> None:
+def bench_load(postgis_database: str) -> None:
     chunks = [make_archive_chunk("camera-00", index, 20, LOAD_ROWS // 20) for index in range(20)]
     rows = pa.concat_tables([chunk.observations.sort_by("ts") for chunk in chunks])
     open_store(postgis_database).prepare()
@@ -112,6 +100,7 @@ def test_load(postgis_database: str) -> None:
         whole = seconds(lambda: [store.commit(chunk) for chunk in chunks], 1)
     best = {name: min(values) for name, values in times.items()}
     record(
+        "store",
         "load",
         {
             "rows": rows.num_rows,
@@ -127,11 +116,11 @@ def test_load(postgis_database: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "postgis"])
-def test_killed_writers(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+def bench_killed_writers(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
     url = str(tmp_path / "store") if kind == "parquet" else request.getfixturevalue("postgis_database")
     with open_store(url) as store:
         killed = kill_writers(store, url, rounds=25, n_chunks=100)
-    record(f"killed_{kind}", {"kills": 25, **vars(killed)})
+    record("store", f"killed_{kind}", {"kills": 25, **vars(killed)})
     assert (killed.lost, killed.twice) == (0, 0)
 
 
@@ -142,7 +131,7 @@ def _write_chunks(url: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "postgis"])
-def test_a_reader_during_a_load(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+def bench_a_reader_during_a_load(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
     url = str(tmp_path / "store") if kind == "parquet" else request.getfixturevalue("postgis_database")
     with open_store(url) as store:
         writer = processes.Process(target=_write_chunks, args=(url,))
@@ -155,7 +144,11 @@ def test_a_reader_during_a_load(request: pytest.FixtureRequest, tmp_path: Path, 
         writer.join()
         assert writer.exitcode == 0
         assert_whole(store)
-        record(f"reader_{kind}", {"polls": polls, "errors": 0, "half_chunks": 0, "chunks": store.ledger().num_rows})
+        record(
+            "store",
+            f"reader_{kind}",
+            {"polls": polls, "errors": 0, "half_chunks": 0, "chunks": store.ledger().num_rows},
+        )
 
 
 # -- reports
@@ -175,13 +168,13 @@ def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             store.prepare()
             start = time.perf_counter()
             n = fill(store, N_SOURCES, N_CHUNKS, ROWS // N_SOURCES // N_CHUNKS)
-            record(f"fill_{name}", {"observations": n, "seconds": time.perf_counter() - start})
+            record("store", f"fill_{name}", {"observations": n, "seconds": time.perf_counter() - start})
     yield stores
     for store in stores.values():
         store.close()
 
 
-def test_reports(filled: dict[str, Store]) -> None:
+def bench_reports(filled: dict[str, Store]) -> None:
     for kind, store in filled.items():
         figures: dict[str, Any] = {"rows": store.query("select count(*) as n from observations")["n"][0].as_py()}
         # What a report over observations takes at least: one pass over the source's.
@@ -202,10 +195,10 @@ def test_reports(filled: dict[str, Store]) -> None:
         figures["slowest_all_sources_from_tracks_s"] = max(
             figures[name]["all_sources_s"]["median"] for name in FROM_TRACKS
         )
-        record(f"reports_{kind}", figures)
+        record("store", f"reports_{kind}", figures)
 
 
-def test_both_stores_answer_alike(filled: dict[str, Store]) -> None:
+def bench_both_stores_answer_alike(filled: dict[str, Store]) -> None:
     compared = 0
     for name, report in REPORTS.items():
         for given in ({}, ONE_DAY, {"class": "car", "bin_seconds": 900, "unit": "m", "cell": 2}):
@@ -214,10 +207,10 @@ def test_both_stores_answer_alike(filled: dict[str, Store]) -> None:
             assert one.schema == other.schema, name
             assert repr(one.to_pylist()) == repr(other.to_pylist()), (name, taken)
             compared += one.num_rows
-    record("identical", {"reports": len(REPORTS), "rows_compared": compared, "different": 0})
+    record("store", "identical", {"reports": len(REPORTS), "rows_compared": compared, "different": 0})
 
 
-def test_reading_observations(filled: dict[str, Store]) -> None:
+def bench_reading_observations(filled: dict[str, Store]) -> None:
     where = Filter(source_id=SOURCE)
     figures: dict[str, Any] = {}
     for kind, store in filled.items():
@@ -239,7 +232,7 @@ def test_reading_observations(filled: dict[str, Store]) -> None:
     took = seconds(lambda: server._server.run(lambda c: pgarrow.fetch(c, every_tracklet, ())), 3)[0]
     baseline = seconds(lambda: by_objects(every_tracklet, {}, TRACKLETS), 3)[0]
     figures |= {"postgis_tracklets_s": took, "tracklets_ratio_to_python_objects": baseline / took}
-    record("reading_observations", figures)
+    record("store", "reading_observations", figures)
 
 
 # -- thinning
@@ -299,7 +292,7 @@ def _figures(store: Store) -> dict[str, float]:
     }
 
 
-def test_observe_hz(tmp_path: Path) -> None:
+def bench_observe_hz(tmp_path: Path) -> None:
     chunks = [make_archive_chunk("gate", index, 24, 10_000) for index in range(24)]
     found: dict[str, dict[str, float]] = {}
     for hz in (None, 10, 5, 2, 1, 0.2):
@@ -317,8 +310,4 @@ def test_observe_hz(tmp_path: Path) -> None:
             recompute_events(store, "gate")
             ways = {"way_p95_m": statistics.median(o[0] for o in off), "way_most_m": max(o[1] for o in off)}
             found[str(hz)] = {"rows": size, **ways, **_figures(store)}
-    record("observe_hz", found)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__, "-s", "-q"]))
+    record("store", "observe_hz", found)

@@ -20,8 +20,12 @@ def device_name() -> str:
 
 
 def record(benchmark: str, name: str, figures: dict[str, Any]) -> None:
-    """Print a benchmark's figures and keep them in place of the ones this device gave before."""
+    """Print a benchmark's figures and keep them in place of the ones this device gave before.
+
+    The load says how far to trust absolute times: ratios are of the same run.
+    """
     device = device_name()
+    figures = {**figures, "load_average": round(os.getloadavg()[0], 1)}
     print(json.dumps({"benchmark": benchmark, "device": device, name: figures}))
     file = RESULTS / f"{benchmark}-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
     kept = json.loads(file.read_text()) if file.exists() else {"device": device}
