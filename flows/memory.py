@@ -17,6 +17,28 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 
 
+def box_logits(boxes_xyxy: torch.Tensor, size_px: int) -> torch.Tensor:
+    """Boxes as mask logits, SAM 2's dense prompt: +10 inside, -10 outside, in between where an edge cuts a cell.
+
+    Args:
+        boxes_xyxy: (N, 4) in pixels of the model's input.
+        size_px: Its side; a cell of SAM 2's low-resolution masks is four pixels wide.
+
+    Returns:
+        (N, 1, size / 4, size / 4) float32.
+    """
+    cells = torch.arange(size_px // 4, device=boxes_xyxy.device, dtype=torch.float32)
+    low, high = boxes_xyxy[:, :2, None] / 4, boxes_xyxy[:, 2:, None] / 4
+    covered = (torch.minimum(high, cells + 1) - torch.maximum(low, cells)).clamp(0, 1)  # (N, 2, cells)
+    return 20.0 * (covered[:, 1, :, None] * covered[:, 0, None, :])[:, None] - 10.0
+
+
+def padding_point(count: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """What SAM 2 itself puts in the place of points where there are none, for `count` objects."""
+    labels = torch.full((count, 1), -1, dtype=torch.int32, device=device)
+    return {"point_coords": torch.zeros(count, 1, 2, device=device), "point_labels": labels}
+
+
 @dataclass(frozen=True)
 class Features:
     """One encoded frame: feature maps (1, C, h, w), the finest first, and the positions of the coarsest."""
@@ -133,6 +155,9 @@ class StreamingPredictor(SAM2VideoPredictor):
     The only step that is its own is the assembly of memory: the package builds it for objects of one age, here each
     object brings the `Reads` of its own past. Everything else is inherited.
     """
+
+    mask_hints = False
+    """Whether the weights expect a mask to start from on every frame (see `models.build_segmenter`)."""
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)

@@ -229,7 +229,8 @@ def build_segmenter(
     state = _state_dict(model.path)
     name = model.config or _config_of(state, model.path)
     # Read as a file, not composed by hydra, whose global state belongs to the sam2 package and the application.
-    config = OmegaConf.load(_config_file(name))["model"]
+    described = OmegaConf.load(_config_file(name))
+    config = described["model"]
     size = image_size or model.image_size or int(config["image_size"])
     if size % 32:
         raise ModelError(
@@ -242,9 +243,11 @@ def build_segmenter(
     config["fill_hole_area"] = 0
     config["image_size"] = size
     _adapt_to_size(config, size)
-    predictor: torch.nn.Module = instantiate(config, _recursive_=True)
+    predictor: Any = instantiate(config, _recursive_=True)
+    predictor.mask_hints = bool(described.get("mask_hints", False))
     _load_strictly(predictor, state, model.path)
-    return predictor.to(device).eval()
+    built: torch.nn.Module = predictor.to(device).eval()
+    return built
 
 
 # What sam2.build_sam.build_sam2_video_predictor adds to the YAML by default, but for the hole filling.

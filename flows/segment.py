@@ -22,7 +22,7 @@ import torch
 from flows.batches import Batches
 from flows.config import SegmentSettings
 from flows.masks import SoftMask, soft_mask
-from flows.memory import Entry, Features, Memory, Reads, StreamingPredictor
+from flows.memory import Entry, Features, Memory, Reads, StreamingPredictor, box_logits, padding_point
 from flows.models import build_segmenter, resolve
 from flows.schema import FloatArray, Frame, ImageArray, Mask
 
@@ -166,7 +166,9 @@ class VideoSegmenter:
         The caller takes ids out of `object_ids` between steps to stop them; with none left it ends. The objects'
         forward memory is untouched.
         """
-        memories = {i: Memory(conditioning=dict(self._memories[i].conditioning)) for i in object_ids}
+        memories = {
+            i: Memory(dict(self._memories[i].conditioning), logits=self._memories[i].logits) for i in object_ids
+        }
         for index, features in list(self._encoded)[-2::-1]:
             memories = {i: memory for i, memory in memories.items() if i in object_ids}
             if not memories:
@@ -231,19 +233,20 @@ class VideoSegmenter:
 
         def step(part: Sequence[int]) -> dict[str, Any]:
             read = [r for i in part if (r := reads[i]) is not None]
-            shown = [logits for i in part if from_mask and (logits := memories[i].logits) is not None]
+            points = self._points([boxes_xyxy[i] for i in part]) if boxes_xyxy else None
+            points, start = self._starting([memories[i] for i in part], points, from_mask=from_mask)
             with self._autocast:
                 return self._model.track_step(
                     frame_idx=index,
                     is_init_cond_frame=not read,
                     **features.repeated(len(part)),
-                    point_inputs=self._points([boxes_xyxy[i] for i in part]) if boxes_xyxy else None,
+                    point_inputs=points,
                     mask_inputs=None,
                     output_dict=read,
                     num_frames=_ENDLESS,
                     track_in_reverse=reverse,
                     run_mem_encoder=True,
-                    prev_sam_mask_logits=torch.cat(shown).clamp(-_LOGIT_RANGE, _LOGIT_RANGE) if shown else None,
+                    prev_sam_mask_logits=start,
                 )
 
         found: dict[int, Segment] = {}
@@ -253,6 +256,23 @@ class VideoSegmenter:
                 segments = self._remember([memories[i] for i in part], out, index, prompted=reads[part[0]] is None)
                 found.update(zip(part, segments, strict=True))
         return {object_id: found[object_id] for object_id in memories}
+
+    def _starting(
+        self, memories: Sequence[Memory], points: dict[str, torch.Tensor] | None, *, from_mask: bool
+    ) -> tuple[dict[str, torch.Tensor] | None, torch.Tensor | None]:
+        """The points and the mask logits a step starts from.
+
+        SAM 2 starts a correction from the object's mask, and nothing else. Weights trained with mask hints start a
+        prompt from the filled box and every other frame from the mask before it.
+        """
+        if points is not None and not from_mask:
+            corners = points["point_coords"].flatten(1)
+            return points, box_logits(corners, self._model.image_size) if self._model.mask_hints else None
+        shown = [memory.logits for memory in memories if memory.logits is not None]
+        if not shown or not (from_mask or self._model.mask_hints):
+            return points, None
+        start = torch.cat(shown).clamp(-_LOGIT_RANGE, _LOGIT_RANGE)
+        return points or padding_point(len(start), start.device), start
 
     def _points(self, boxes_xyxy: Sequence[FloatArray]) -> dict[str, torch.Tensor]:
         """Boxes as SAM 2's decoder takes them: two labelled corners, in pixels of its input."""

@@ -20,6 +20,8 @@ OURS = "flows.memory.StreamingPredictor"
 def make_model(target: str, size_px: int = 128, seed: int | None = 0) -> Any:
     """The nano segmenter; with a seed, shaken: equality must not hang on what exactly the shipped weights say."""
     model: Any = build_segmenter(resolve("nano", "segmenter"), size_px, "cpu", target=target)
+    # Plain SAM 2 cannot be given a mask to start from without a click.
+    model.mask_hints = False
     if seed is not None:
         torch.manual_seed(seed)
         for parameter in model.parameters():

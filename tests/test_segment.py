@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flows.config import SegmentSettings
 from flows.errors import OutOfMemoryError
-from flows.memory import StreamingPredictor
+from flows.memory import StreamingPredictor, box_logits
 from flows.models import PREDICTOR
 from flows.schema import Frame
 from flows.segment import VideoSegmenter
@@ -290,3 +290,29 @@ def test_frames_prepared_ahead_give_the_same_masks():
             found, expected = ahead.prompt({0: box}), plain.prompt({0: box})
         np.testing.assert_array_equal(found[0].pointer, expected[0].pointer)
     assert len(ahead._prepared) == 0
+
+
+def test_masks_to_start_from_are_each_objects_own():
+    """Batched as one at a time, forwards and backwards, and unlike without."""
+    model = make_model(OURS, seed=1)
+    model.mask_hints = True
+    without = make_model(OURS, seed=1)
+    batched, single, plain = _segmenter(model), _segmenter(model, batch=1), _segmenter(without)
+    boxes = {i: _box(np.random.default_rng(i)) for i in range(3)}
+    for index, frame in enumerate(make_frames(6)):
+        found = [segmenter.push(frame) for segmenter in (batched, single, plain)]
+        if index == 2:
+            found = [segmenter.prompt(boxes) for segmenter in (batched, single, plain)]
+        for i in found[0]:
+            np.testing.assert_allclose(found[0][i].pointer, found[1][i].pointer, atol=1e-4)
+            assert np.abs(found[0][i].pointer - found[2][i].pointer).max() > 1e-3
+    back = [next(segmenter.carry_back({0, 1, 2})) for segmenter in (batched, single)]
+    for i in boxes:
+        np.testing.assert_allclose(back[0][i].pointer, back[1][i].pointer, atol=1e-4)
+
+
+def test_a_box_as_a_mask_is_cut_where_its_edges_cut_cells():
+    logits = box_logits(torch.tensor([[4.0, 8.0, 14.0, 12.0]]), 32)[0, 0]
+    expected = torch.full((8, 8), -10.0)
+    expected[2, 1:3], expected[2, 3] = 10.0, 0.0
+    torch.testing.assert_close(logits, expected)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from flows.demo.clips import Clip
 from flows.demo.nano import set_image_size
+from flows.memory import box_logits, padding_point
 
 # What SAM 2's frame loaders normalise with.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -114,7 +115,12 @@ class Unroller:
         model.pred_obj_scores = False
 
     def __call__(
-        self, batch: Batch, own_scores: bool, correct_at: int | None = None, prompt_age_frames: int = 0
+        self,
+        batch: Batch,
+        own_scores: bool,
+        correct_at: int | None = None,
+        prompt_age_frames: int = 0,
+        mask_hints: bool = True,
     ) -> Unrolled:
         """Unroll over a batch.
 
@@ -124,6 +130,7 @@ class Unroller:
             correct_at: A frame where visible objects are prompted a second time, or None.
             prompt_age_frames: How much older than it is the prompt appears from the fourth frame on, so that the
                 prompt's pointer keeps its meaning over long streams.
+            mask_hints: Whether frames start from the mask before them; without, memory must do alone.
         """
         model = self._model
         clips, frames = batch.images.shape[:2]
@@ -132,19 +139,22 @@ class Unroller:
         objects = len(batch.truth) // clips
         memory: dict[str, dict[int, Any]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
         logits, scores = [], []
+        hint = box_logits(batch.prompts_xyxy[:, 0], model.image_size)
         for t in range(frames):
             rows = (torch.arange(clips, device=batch.images.device) * frames + t).repeat_interleave(objects)
             here = ([f[:, rows] for f in features], [p[:, rows] for p in positions], sizes)
             prompt = _box_prompt(batch.prompts_xyxy[:, t])
             if t == 4 and prompt_age_frames:
                 memory["cond_frame_outputs"] = {-prompt_age_frames: memory["cond_frame_outputs"][0]}
-            out = self._step(t, here, prompt if t == 0 else None, memory, None)
+            points = prompt if t == 0 else padding_point(len(hint), hint.device) if mask_hints else None
+            out = self._step(t, here, points, memory, hint if points else None)
             if t == correct_at and t > 0:
-                out = self._step(t, here, _only(prompt, batch.visible[:, t]), memory, out)
+                out = self._step(t, here, _only(prompt, batch.visible[:, t]), memory, _hint(out["pred_masks"]))
             logits.append(out["pred_masks"][:, 0])
             scores.append(out["object_score_logits"][:, 0])
             if t + 1 < frames:
                 present = out["object_score_logits"] > 0 if own_scores else batch.visible[:, t, None] > 0
+                hint = _hint(torch.where(present[..., None, None], out["pred_masks"], NO_OBJECT_LOGIT))
                 key = "cond_frame_outputs" if t == 0 else "non_cond_frame_outputs"
                 memory[key][t] = self._remember(here, out, present)
         return Unrolled(torch.stack(logits, 1), torch.stack(scores, 1))
@@ -155,10 +165,9 @@ class Unroller:
         return features, positions, sizes
 
     def _step(
-        self, t: int, here: Any, prompt: dict[str, torch.Tensor] | None, memory: Any, before: Any
+        self, t: int, here: Any, prompt: dict[str, torch.Tensor] | None, memory: Any, hint: torch.Tensor | None
     ) -> dict[str, Any]:
         features, positions, sizes = here
-        hint = None if before is None else before["pred_masks"].detach().clamp(-32, 32)
         out, heads, _, _ = self._model._track_step(
             t, t == 0, features, positions, sizes, prompt, None, memory, STREAM_FRAMES, False, hint
         )
@@ -184,6 +193,11 @@ def _box_prompt(boxes_xyxy: torch.Tensor) -> dict[str, torch.Tensor]:
     """(N, 4) boxes as SAM 2's two labelled corner points."""
     labels = torch.tensor([[2, 3]], dtype=torch.int32, device=boxes_xyxy.device)
     return {"point_coords": boxes_xyxy.reshape(-1, 2, 2), "point_labels": labels.repeat(len(boxes_xyxy), 1)}
+
+
+def _hint(logits: torch.Tensor) -> torch.Tensor:
+    """Mask logits as something to start from, in the range that SAM 2 holds them to."""
+    return logits.detach().clamp(-32, 32)
 
 
 def _only(prompt: dict[str, torch.Tensor], visible: torch.Tensor) -> dict[str, torch.Tensor]:

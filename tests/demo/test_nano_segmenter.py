@@ -18,6 +18,7 @@ from flows.demo.masklets import MaskletClip, make_scene_clips, render_scene
 from flows.demo.nano import CONFIG_PATH, WEIGHTS_PATH, build_nano, set_image_size
 from flows.demo.train_segmenter import Phase, Trainer, phase_at
 from flows.demo.unroll import Unrolled, Unroller, collate, inference_batch
+from flows.memory import box_logits
 
 TINY = (Phase(steps=4, size_px=64, frames=2, clips=1, objects=2, real_share=0.0, scene_share=0.0),)
 
@@ -66,12 +67,18 @@ def _track_with_package(model: SAM2VideoPredictor, images: torch.Tensor, boxes_x
     logits, scores = [], []
     count = len(boxes_xyxy)
     labels = torch.tensor([[2, 3]], dtype=torch.int32).repeat(count, 1)
+    start = box_logits(boxes_xyxy, 64)
     for t, image in enumerate(images):
         encoded = model.forward_image(image[None])
         _, features, positions, sizes = model._prepare_backbone_features(encoded)
         features, positions = ([x.expand(-1, count, -1) for x in xs] for xs in (features, positions))
-        prompt = {"point_coords": boxes_xyxy.reshape(-1, 2, 2), "point_labels": labels} if t == 0 else None
-        out = model.track_step(t, t == 0, features, positions, sizes, prompt, None, memory, 10_000)
+        prompt = {"point_coords": boxes_xyxy.reshape(-1, 2, 2), "point_labels": labels}
+        if t:
+            prompt = {"point_coords": torch.zeros(count, 1, 2), "point_labels": torch.full((count, 1), -1)}
+        out = model.track_step(
+            t, t == 0, features, positions, sizes, prompt, None, memory, 10_000, prev_sam_mask_logits=start
+        )
+        start = out["pred_masks"].clamp(-32, 32)
         memory["cond_frame_outputs" if t == 0 else "non_cond_frame_outputs"][t] = out
         logits.append(out["pred_masks"][:, 0])
         scores.append(out["object_score_logits"][:, 0])
