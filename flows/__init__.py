@@ -17,6 +17,9 @@ The flow itself:
   - `masks`: logits -> masks at full size
   - `batches`: model calls in batches that shrink to what the device's memory holds
 - `track`: the loop inside a chunk: match, birth, correct, bridge, end -> tracklets + observations
+  - `optical`: frames + boxes -> displacements (sparse optical flow)
+  - `appearance`: frames + boxes -> colour histograms
+  - `cues`: what speaks for a detection being a live object
   - `kalman`: motion model: predict, update, gate, smooth (filterpy)
   - `associate`: predicted boxes + detections -> pairs
   - `target`: one object of a chunk and the tracklet it leaves

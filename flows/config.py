@@ -96,6 +96,8 @@ class TrackSettings(_Step):
     tentative_conf: float = Field(0.5, gt=0, le=1)
     """A detection between this and `prompt_conf` starts an object that a later keyframe must confirm; weaker ones
     keep objects alive and start none. From 0.4 on, false ones take more matches than true ones gain."""
+    confirm_conf: float = Field(0.65, gt=0, le=1)
+    """At least one detection must be this confident before an object born below `prompt_conf` is reported."""
     match_iou: float = Field(0.3, gt=0, lt=1)
     """Smallest IoU of a detection and a predicted box that counts as the same object."""
     correct_iou: float = Field(0.7, gt=0, lt=1)

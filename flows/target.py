@@ -19,6 +19,8 @@ from flows.segment import Segment
 _TRUSTED_MASK_IOU = 0.4
 # One contradiction may be the detector's lapse.
 _GHOST_KEYFRAMES = 2
+# Weight of a new look against all before: people turn within a few keyframes.
+_LOOKS_RATE = 0.3
 # Seconds of boxes at either end that the stitcher extrapolates motion from.
 _ENDS_SECONDS = 1.0
 
@@ -64,13 +66,22 @@ class Target:
         box_xyxy: The detection it was born from, (4,) pixels.
         confidence, class_name: Of that detection.
         sigma: Deviation of the detection's edges as a share of the box's size.
+        looks: What it looks like, from `appearance.describe`.
     """
 
     def __init__(
-        self, target_id: int, frame: Frame, box_xyxy: FloatArray, confidence: float, class_name: str, sigma: float
+        self,
+        target_id: int,
+        frame: Frame,
+        box_xyxy: FloatArray,
+        confidence: float,
+        class_name: str,
+        sigma: float,
+        looks: FloatArray,
     ) -> None:
         self.target_id = target_id
         self.kalman = BoxKalman(box_xyxy, frame.pts_ns, sigma)
+        self.looks = looks
         self.votes: Counter[str] = Counter()
         self.hits = 0
         self.unmatched = 0
@@ -150,6 +161,14 @@ class Target:
         if state is State.BRIDGED:
             self.segment = None
         self._see(Sighting(frame.number, frame.pts_ns, state, None, 0.0, object_score=object_score))
+
+    def looked_like(self, looks: FloatArray) -> None:
+        """A detection that shows it alone looked like this."""
+        self.looks = (1 - _LOOKS_RATE) * self.looks + _LOOKS_RATE * looks
+
+    def convincing(self, settings: TrackSettings) -> bool:
+        """Whether it was detected often enough, and once surely enough, to be reported."""
+        return self.hits >= settings.min_hits and max(self._confidences) >= settings.confirm_conf
 
     def is_double(self, min_hits: int) -> None:
         """It turned out to be another object's double: only what was detected as it, often enough, stays."""

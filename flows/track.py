@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 import supervision as sv
 
-from flows.associate import Candidate, associate, coverage, iou_matrix
+from flows.associate import associate, coverage, iou_matrix
 from flows.config import Settings
+from flows.cues import Cues, candidate
 from flows.kalman import BoxKalman, gate_threshold
 from flows.schema import OBSERVATIONS, TRACKLETS, Chunk, ChunkResult, FloatArray, Frame, State
 from flows.segment import Segment, VideoSegmenter
@@ -76,6 +77,7 @@ class ChunkTracker:
         self._live: dict[int, Target] = {}
         self._recent: deque[Frame] = deque()
         self._mask_sigma = _MASK_SIGMA
+        self._cues = Cues()
         self._drifted: set[int] = set()
         self._looked_at_number: int | None = None
         self._next_id = 0
@@ -106,6 +108,7 @@ class ChunkTracker:
         segments = self._segmenter.push(frame.image_rgb) if segmented else None
         if segmented:
             self._recent.append(frame)
+        self._cues.push(frame.image_rgb)
         self._follow(frame, segments)
         if found is None and segmented and self._may_redetect(frame):
             assert self._redetect is not None
@@ -117,6 +120,7 @@ class ChunkTracker:
             self._match(frame, found)
             self._segmenter.forget_frames()
             self._recent = deque([frame])
+            self._cues.seen(self._live.values())
         self._end(frame)
 
     # -- every frame
@@ -182,29 +186,26 @@ class ChunkTracker:
         strong = np.flatnonzero(confidences >= self._track.tentative_conf)
         weak = np.flatnonzero(confidences < self._track.tentative_conf)
         matched: dict[int, int] = {}
+        evidence = self._cues.evidence(frame.image_rgb, found.xyxy, targets, self._masks_trusted)
         # ByteTrack's order (Zhang et al. 2022): weak detections keep objects alive but never take a strong one's.
         for rows in (strong, weak):
-            free = [t for t in targets if t.target_id not in matched]
-            boxes = found.xyxy[rows]
-            candidates = [self._candidate(target, boxes) for target in free]
-            pairs = associate(
-                candidates, boxes, [names[r] for r in rows], min_iou=self._track.match_iou, gate=self._gate
-            )
-            matched.update({free[i].target_id: int(rows[j]) for i, j in pairs})
+            free = [i for i, t in enumerate(targets) if t.target_id not in matched]
+            boxes, looks = found.xyxy[rows], evidence.looks[rows]
+            candidates = [
+                candidate(targets[i], evidence.overlap[i, rows], boxes, looks, _DETECTION_SIGMA) for i in free
+            ]
+            pairs = associate(candidates, [names[r] for r in rows], min_iou=self._track.match_iou, gate=self._gate)
+            matched.update({targets[free[i]].target_id: int(rows[j]) for i, j in pairs})
         for target in targets:
             if target.target_id not in matched:
                 target.missed()
+        for target_id, row in matched.items():
+            if evidence.clear[row]:
+                self._live[target_id].looked_like(evidence.looks[row])
         self._confirm(frame, found, names, matched)
         taken = set(matched.values())
-        self._bear(frame, found, names, [int(r) for r in strong if r not in taken])
+        self._bear(frame, found, names, evidence.looks, [int(r) for r in strong if r not in taken])
         self._remove_duplicates(matched)
-
-    def _candidate(self, target: Target, boxes_xyxy: FloatArray) -> Candidate:
-        places = [target.box_xyxy]
-        if target.segment is not None and self._masks_trusted:
-            places.append(target.segment.box_xyxy)
-        distance2 = [target.kalman.distance2(box, _DETECTION_SIGMA) for box in boxes_xyxy]
-        return Candidate(target.class_name, np.stack(places), np.array(distance2))
 
     def _confirm(self, frame: Frame, found: sv.Detections, names: list[str], matched: Mapping[int, int]) -> None:
         """Take matched detections in, and reset the masks that disagree with them."""
@@ -227,7 +228,7 @@ class ChunkTracker:
             confidence = float(found.confidence[row])
             sigma = _detection_sigma(confidence)
             target.detected(frame, found.xyxy[row], confidence, names[row], sigma, segments[target_id])
-            if not target.confirmed and target.hits >= self._track.min_hits:
+            if not target.confirmed and target.convincing(self._track):
                 target.confirmed = True
                 self.counters["confirmed"] += 1
 
@@ -241,7 +242,7 @@ class ChunkTracker:
         self._mask_sigma = float(np.clip(blended, *_MASK_SIGMA_RANGE))
         return float(iou_matrix(segment.box_xyxy[None], box_xyxy[None])[0, 0])
 
-    def _bear(self, frame: Frame, found: sv.Detections, names: list[str], rows: list[int]) -> None:
+    def _bear(self, frame: Frame, found: sv.Detections, names: list[str], looks: FloatArray, rows: list[int]) -> None:
         """Start an object from each detection that is nobody's, and find where it came from."""
         born = {}
         for row in rows:
@@ -256,8 +257,8 @@ class ChunkTracker:
             assert found.confidence is not None
             confidence = float(found.confidence[row])
             sigma = _detection_sigma(confidence)
-            target = Target(target_id, frame, found.xyxy[row], confidence, names[row], sigma)
-            target.confirmed = confidence >= self._track.prompt_conf or self._track.min_hits == 1
+            target = Target(target_id, frame, found.xyxy[row], confidence, names[row], sigma, looks[row])
+            target.confirmed = confidence >= self._track.prompt_conf or target.convincing(self._track)
             segment = segments[target_id].within(_expanded(found.xyxy[row], _PROMPT_MARGIN))
             target.detected(
                 frame, found.xyxy[row], confidence, names[row], sigma, segment if segment.mask is not None else None

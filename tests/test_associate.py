@@ -6,39 +6,51 @@ from hypothesis import strategies as st
 from flows.associate import Candidate, associate, coverage, iou_matrix
 
 
-def _make_candidate(x=0.0, y=0.0, class_name="person", distance2=(99.0,)):
-    return Candidate(class_name, np.array([[x, y, x + 10, y + 20]], dtype=np.float32), np.array(distance2))
+def _make_candidate(boxes, x=0.0, class_name="person", distance2=None, difference=None):
+    overlap = iou_matrix(np.array([[x, 0, x + 10, 20]]), np.array(boxes))[0]
+    n = len(overlap)
+    return Candidate(class_name, overlap, np.array(distance2 or [99.0] * n), np.array(difference or [0.0] * n))
 
 
-def _associate(candidates, boxes, names=None, **overrides):
-    names = names or ["person"] * len(boxes)
-    return sorted(
-        associate(candidates, np.array(boxes, dtype=np.float32), names, **({"min_iou": 0.3, "gate": 10} | overrides))
-    )
+def _associate(candidates, names, **overrides):
+    names = ["person"] * names if isinstance(names, int) else names
+    return sorted(associate(candidates, names, **({"min_iou": 0.3, "gate": 10} | overrides)))
 
 
 def test_overlap_pairs_optimally_not_greedily():
     """The best single pair (1, 0) would leave object 0 without any; together (0, 0) and (1, 1) are better."""
-    candidates = [_make_candidate(0, distance2=(99, 99)), _make_candidate(4, distance2=(99, 99))]
-    assert _associate(candidates, [[3, 0, 13, 20], [7, 0, 17, 20]]) == [(0, 0), (1, 1)]
+    boxes = [[3, 0, 13, 20], [7, 0, 17, 20]]
+    assert _associate([_make_candidate(boxes, 0), _make_candidate(boxes, 4)], 2) == [(0, 0), (1, 1)]
 
 
 def test_motion_finds_what_does_not_overlap_inside_the_gate_only():
     boxes = [[0, 0, 10, 20], [30, 0, 40, 20], [500, 0, 510, 20]]
-    candidates = [_make_candidate(0, distance2=(0, 99, 999)), _make_candidate(20, distance2=(50, 4, 900))]
-    assert _associate(candidates, boxes) == [(0, 0), (1, 1)]
+    candidates = [_make_candidate(boxes, 0, distance2=(0, 99, 999)), _make_candidate(boxes, 20, distance2=(50, 4, 900))]
+    assert _associate(candidates, 3) == [(0, 0), (1, 1)]
+
+
+def test_looks_decide_between_close_candidates():
+    boxes = [[2, 0, 12, 20], [3, 0, 13, 20]]
+    candidates = [_make_candidate(boxes, 2, difference=(0.3, 0.0)), _make_candidate(boxes, 3, difference=(0.0, 0.3))]
+    assert _associate(candidates, 2) == [(0, 1), (1, 0)]
+
+
+def test_what_looks_different_is_not_taken_for_motion_alone():
+    near = {"distance2": (1.0,)}
+    assert _associate([_make_candidate([[30, 0, 40, 20]], difference=(0.05,), **near)], 1) == [(0, 0)]
+    assert _associate([_make_candidate([[30, 0, 40, 20]], difference=(0.3,), **near)], 1) == []
 
 
 def test_another_class_needs_more_overlap_and_yields_to_its_own():
-    assert _associate([_make_candidate(class_name="car")], [[0, 0, 10, 20]], ["truck"]) == [(0, 0)]
-    assert _associate([_make_candidate(class_name="car")], [[5, 0, 15, 20]], ["truck"]) == []
+    assert _associate([_make_candidate([[0, 0, 10, 20]], class_name="car")], ["truck"]) == [(0, 0)]
+    assert _associate([_make_candidate([[5, 0, 15, 20]], class_name="car")], ["truck"]) == []
     boxes = [[0, 0, 10, 20], [1, 0, 11, 20]]
-    assert _associate([_make_candidate(class_name="car", distance2=(9, 9))], boxes, ["truck", "car"]) == [(0, 1)]
+    assert _associate([_make_candidate(boxes, class_name="car", distance2=(9, 9))], ["truck", "car"]) == [(0, 1)]
 
 
 def test_nothing_to_pair():
-    assert _associate([], [[0, 0, 1, 1]]) == []
-    assert _associate([_make_candidate()], np.zeros((0, 4))) == []
+    assert _associate([], 1) == []
+    assert _associate([_make_candidate(np.zeros((0, 4)))], 0) == []
 
 
 def test_coverage_counts_the_inner_box_only():

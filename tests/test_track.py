@@ -127,11 +127,17 @@ def test_what_enters_between_keyframes_is_reported_from_where_it_entered():
 
 def test_a_tentative_object_is_reported_from_its_first_frame_once_confirmed_and_else_never():
     paths = {"a": _walk(), "ghost": _walk(y=10, speed=0)}
-    found = {k: [(paths["a"][k], 0.5)] for k in range(0, 40, EVERY)}
-    found[10] = [*found[10], (paths["ghost"][10], 0.6)]
+    found = {k: [(paths["a"][k], 0.7 if k == 20 else 0.5)] for k in range(0, 40, EVERY)}
+    found[10] = [*found[10], (paths["ghost"][10], 0.7)]
     result, (life,) = _track(paths, found)
     assert life[0]["frame"] == 0
     assert result.counters["born"] == 2
+
+
+def test_what_was_never_detected_surely_is_not_reported():
+    path = _walk()
+    _, lives = _track({"a": path}, {k: [(path[k], 0.6)] for k in range(0, 40, EVERY)})
+    assert lives == []
 
 
 def test_one_confident_detection_is_enough():

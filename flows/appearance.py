@@ -1,0 +1,51 @@
+"""Frames + boxes -> what objects look like: colour histograms of their upper and lower halves.
+
+Two halves, because people (and trucks) wear two colours. On the people of PETS09 and TUD-Campus the difference of two
+such descriptions tells same from other over five frames with an area under the curve of 0.99 and 0.98; of one
+histogram for the whole box it is 0.97, of 8 instead of 32 bins 0.95, of RGB 0.93 and 0.97, of HSV 0.98 and 0.95.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from flows.schema import FloatArray, ImageArray
+
+_BINS = 32
+# Lab as OpenCV stores it. Colours of clothes and paint lie well inside this range of a and b (128 is grey).
+_RANGES = ((0, 256), (96, 160), (96, 160))
+# Shares of the box's height that the halves span, and of its width left out on either side: edges show background.
+_HALVES = ((0.12, 0.5), (0.5, 0.9))
+_SIDE = 0.22
+_SMOOTHING = np.array([0.25, 0.5, 0.25])
+
+DESCRIPTION = len(_HALVES) * len(_RANGES) * _BINS
+"""Numbers in a description."""
+
+
+def describe(image_rgb: ImageArray, boxes_xyxy: FloatArray) -> FloatArray:
+    """Descriptions of what the boxes (N, 4) hold, (N, `DESCRIPTION`); zeros where a box lies outside the frame."""
+    return np.array([_describe(image_rgb, box) for box in boxes_xyxy], dtype=np.float32).reshape(-1, DESCRIPTION)
+
+
+def difference(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Squared Hellinger distance of every description in a (N, D) from every one in b (M, D), (N, M), 0 to 1."""
+    return np.asarray(1 - np.sqrt(a) @ np.sqrt(b).T / (len(_HALVES) * len(_RANGES)), dtype=np.float32)
+
+
+def _describe(image_rgb: ImageArray, box_xyxy: FloatArray) -> FloatArray:
+    x1, y1, x2, y2 = (float(v) for v in box_xyxy)
+    width, height = x2 - x1, y2 - y1
+    left, right = (max(round(x), 0) for x in (x1 + _SIDE * width, x2 - _SIDE * width))
+    histograms = np.zeros((len(_HALVES), len(_RANGES), _BINS))
+    for half, (top, bottom) in zip(histograms, _HALVES, strict=True):
+        patch = image_rgb[max(round(y1 + top * height), 0) : max(round(y1 + bottom * height), 0), left:right]
+        if patch.size == 0:
+            continue
+        lab = cv2.cvtColor(patch, cv2.COLOR_RGB2LAB).reshape(-1, 3)
+        for channel, (low, high) in enumerate(_RANGES):
+            counts, _ = np.histogram(np.clip(lab[:, channel], low, high - 1), bins=_BINS, range=(low, high))
+            smoothed = np.convolve(counts, _SMOOTHING, "same")
+            half[channel] = smoothed / smoothed.sum()  # smoothing loses what lies in the outermost bins
+    return histograms.ravel().astype(np.float32)

@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+
+from flows.appearance import DESCRIPTION, describe, difference
+
+
+def _dressed(upper, lower, shade=0):
+    picture = np.full((100, 200, 3), 90, dtype=np.uint8)
+    picture[10:50, 20:60], picture[50:90, 20:60] = upper, lower
+    return np.clip(picture.astype(int) + shade, 0, 255).astype(np.uint8)
+
+
+BOX = np.array([[20, 10, 60, 90]], dtype=np.float32)
+RED, BLUE = (180, 30, 30), (30, 30, 180)
+
+
+def test_the_same_clothes_look_the_same_and_swapped_ones_do_not():
+    red_over_blue, shaded, swapped = (
+        describe(picture, BOX) for picture in (_dressed(RED, BLUE), _dressed(RED, BLUE, shade=3), _dressed(BLUE, RED))
+    )
+    assert difference(red_over_blue, red_over_blue)[0, 0] == pytest.approx(0, abs=0.03)
+    assert difference(red_over_blue, shaded)[0, 0] < 0.3 < difference(red_over_blue, swapped)[0, 0]
+
+
+def test_boxes_beyond_the_frame_are_described_by_what_is_in_view_or_by_nothing():
+    boxes = np.array([[-20, 10, 60, 130], [500, 500, 540, 580]], dtype=np.float32)
+    described = describe(_dressed(RED, BLUE), boxes)
+    assert described.shape == (2, DESCRIPTION)
+    assert described[0].sum() > 0
+    assert described[1].sum() == 0
+    assert describe(_dressed(RED, BLUE), np.zeros((0, 4))).shape == (0, DESCRIPTION)
