@@ -60,8 +60,20 @@ CURRICULUM = (
     Phase(300, 256, 2, 4, 4, 0.5, 0.3),
     Phase(700, 256, 4, 2, 4, 0.5, 0.35, 0.2),
     Phase(500, 256, 7, 2, 3, 0.5, 0.35, 0.4),
-    # Long clips and the double resolution by turns: either alone would undo some of the other.
-    *(Phase(10, 512, 3, 1, 4, 0.6, 0.3, 0.5), Phase(10, 256, 10, 1, 4, 0.5, 0.35, 0.6)) * 8,
+    # Both resolutions by turns: either alone would undo some of the other. Single frames first, then memory.
+    *(Phase(5, 512, 1, 1, 8, 0.5, 0.35), Phase(5, 256, 1, 4, 8, 0.5, 0.35)) * 110,
+    *(
+        Phase(5, 512, 2, 1, 6, 0.55, 0.3, 0.3),
+        Phase(4, 256, 4, 2, 6, 0.55, 0.3, 0.3),
+        Phase(1, 256, 8, 1, 5, 0.55, 0.3, 0.5),
+    )
+    * 32,
+    *(
+        Phase(4, 512, 3, 1, 5, 0.55, 0.3, 0.4),
+        Phase(5, 256, 6, 2, 4, 0.55, 0.3, 0.5),
+        Phase(1, 512, 1, 1, 8, 0.55, 0.35),
+    )
+    * 70,
 )
 
 
