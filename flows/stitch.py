@@ -26,6 +26,8 @@ from flows.store import Store
 # How far motion leads astray, as a share of the object's size: at once, and per second of gap.
 _POSITION_SIGMA = 0.25
 _DRIFT_SIGMA_PER_S = 0.6
+# World times in 1970 are those of videos that nobody dated (`schema.EPOCH`).
+_DATED_NS = 365 * 86_400 * NS
 # Sizes of the two ends must agree within this factor.
 _SIZE_RATIO = 1.8
 
@@ -36,6 +38,7 @@ class Tracklet:
 
     tracklet_id: str
     chunk_id: str
+    video_id: str
     class_name: str
     t0_ns: int
     t1_ns: int
@@ -117,6 +120,7 @@ def read_tracklets(table: pa.Table) -> list[Tracklet]:
             Tracklet(
                 row["tracklet_id"],
                 row["chunk_id"],
+                row["video_id"],
                 row["class_name"],
                 row["pts0_ns"] + offset_ns,
                 row["pts1_ns"] + offset_ns,
@@ -217,6 +221,8 @@ def _motion_distance2(end: Tracklet, start: Tracklet) -> float:
     """Squared Mahalanobis distance between where one tracklet's motion leads and where another begins."""
     if end.class_name != start.class_name:
         return FORBIDDEN
+    if end.video_id != start.video_id and min(end.t0_ns, start.t0_ns) < _DATED_NS:
+        return FORBIDDEN  # videos of unknown time all begin at the epoch: that one follows another means nothing there
     last = _before(end)
     first_box = start.head_xyxy[0]
     size_last, size_first = _size(last[-1][1]), _size(first_box)

@@ -26,16 +26,18 @@ def _make_tracklet(name: str, chunk: str, t0_s: float, t1_s: float, x0: float, s
     times = np.arange(round(t0_s * FPS), round(seen_until * FPS) + 1) / FPS
     boxes = np.stack([_box(x0 + speed_px_s * t, overrides.get("y", 100.0)) for t in times])
     ns = np.round(times * NS).astype(np.int64)
+    since_ns = overrides.get("since_s", 0) * NS
     head, tail = times < times[0] + 1, times >= min(times[-1], BORDER_S) - 1
     return Tracklet(
         name,
         chunk,
+        overrides.get("video", "v"),
         overrides.get("class_name", "person"),
-        round(t0_s * NS),
-        round(t1_s * NS),
-        ns[head],
+        round(t0_s * NS) + since_ns,
+        round(t1_s * NS) + since_ns,
+        ns[head] + since_ns,
         boxes[head],
-        ns[tail],
+        ns[tail] + since_ns,
         boxes[tail],
     )
 
@@ -80,6 +82,17 @@ def test_motion_does_not_join_what_is_elsewhere_or_of_another_size():
     assert _tracks([before, _make_tracklet("a2", "a", 4.5, 8, 0, y=300)])[0] == [["a1"], ["a2"]]
     # What began before the other ended is a second object, however well it lies.
     assert _tracks([before, _make_tracklet("a2", "a", 3.5, 8, 0)])[0] == [["a1"], ["a2"]]
+
+
+def test_motion_joins_videos_only_where_their_times_are_known():
+    """Videos that nobody dated all begin in 1970, on top of each other."""
+    for since_s, joined in ((0, False), (1_767_225_600, True)):
+        tracklets = [
+            _make_tracklet("a1", "a", 0, 4, 0, since_s=since_s),
+            _make_tracklet("b1", "b", 5, 8, 0, since_s=since_s, video="w"),
+        ]
+        tracks = link_table(tracklets, [], "yard", StitchSettings(), 1)["track_id"].to_pylist()
+        assert (tracks[0] == tracks[1]) == joined
 
 
 def test_two_that_cross_in_a_gap_keep_their_identities():

@@ -107,7 +107,7 @@ class Store(ABC):
 
     @abstractmethod
     def add_video(self, video: Video) -> None:
-        """Record a video and its source; known ones are brought up to date."""
+        """Record a video and its source, or bring them up to date; a rejection of the same file is taken back."""
 
     @abstractmethod
     def plan(self, chunks: Sequence[Chunk]) -> None:

@@ -79,6 +79,10 @@ class Ledger:
         with self._writing(source_id):
             self._write(rejected_row(uri, source_id, error))
 
+    def forget(self, chunk_id: str) -> None:
+        """Take a row out, where there is one."""
+        self._path(chunk_id).unlink(missing_ok=True)
+
     def begin(self, chunk: Chunk, max_attempts: int) -> bool:
         """See `Store.begin`."""
         with self._writing(chunk.video.source_id):

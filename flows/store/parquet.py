@@ -54,6 +54,7 @@ from flows.store.tables import (
     ZONES,
     check_upgrade,
     check_version,
+    rejected_id,
     video_row,
 )
 
@@ -122,6 +123,7 @@ class ParquetStore(Store):
         """See `Store.add_video`."""
         with explained(self._folder):
             write_json(self._folder / "videos" / f"{video.video_id}.json", video_row(video))
+            self._ledger.forget(rejected_id(video.uri, video.source_id))
 
     def plan(self, chunks: Sequence[Chunk]) -> None:
         """See `Store.plan`."""

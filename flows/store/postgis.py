@@ -32,7 +32,18 @@ from flows.store.pgwrite import (
     write_row,
 )
 from flows.store.sql import bound, observations_sql, to_psycopg
-from flows.store.tables import STATS, VIDEOS, ZONES, begun_row, days_of, ended_row, planned_row, rejected_row, video_row
+from flows.store.tables import (
+    STATS,
+    VIDEOS,
+    ZONES,
+    begun_row,
+    days_of,
+    ended_row,
+    planned_row,
+    rejected_id,
+    rejected_row,
+    video_row,
+)
 
 _LOCK = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
 _MARK_NEWEST = """
@@ -111,6 +122,8 @@ class PostgisStore(Store):
                     + f" on conflict (video_id) do update set {assignments(VIDEOS.names)}"
                 )
                 connection.execute(sql, video_row(video))
+                rejected = rejected_id(video.uri, video.source_id)
+                connection.execute("delete from chunks where chunk_id = %s", (rejected,))
 
         self._server.run(work)
 

@@ -96,11 +96,16 @@ def planned_row(chunk: Chunk) -> dict[str, Any]:
     }
 
 
+def rejected_id(uri: str, source_id: str) -> str:
+    """Id in the ledger of a video that could not be read."""
+    return make_id("rejected", source_id, uri)
+
+
 def rejected_row(uri: str, source_id: str, error: str) -> dict[str, Any]:
     """The ledger row of a video that could not be read."""
     return {
-        "chunk_id": make_id("rejected", source_id, uri),
-        "video_id": make_id("rejected", source_id, uri),
+        "chunk_id": rejected_id(uri, source_id),
+        "video_id": rejected_id(uri, source_id),
         "source_id": source_id,
         **dict.fromkeys(("index", "start_ns", "end_ns", "overlap_ns", "attempts", "rows", "frames"), 0),
         "settings_hash": "",

@@ -278,6 +278,14 @@ def test_places_and_events_are_replaced_per_source(store: Store) -> None:
     assert store.query("select count(*) as n from events")["n"].to_pylist() == [3]
 
 
+def test_a_video_that_was_mended_is_rejected_no_more(store: Store) -> None:
+    video = make_video()
+    store.reject(video.uri, video.source_id, "truncated")
+    store.reject("another.mp4", video.source_id, "truncated")
+    store.add_video(video)
+    assert store.ledger()["error"].to_pylist() == ["truncated"]
+
+
 def test_videos_and_runs_are_recorded(store: Store) -> None:
     store.add_run("run-1", "sightflow run x", '{"a": "50% of $x"}')
     store.add_video(make_video(uri="old name.mp4"))
