@@ -1,5 +1,6 @@
 """The command line as a person meets it: messages and exit codes, most of all for what is wrong."""
 
+import json
 import os
 import subprocess
 import sys
@@ -79,6 +80,37 @@ def test_missing_file(tmp_path):
     _assert_error(_sightflow("run", "nowhere.mp4", cwd=tmp_path), 1, "nowhere.mp4")
 
 
+def _overwrite(path: Path, start: int, data: bytes) -> Path:
+    content = bytearray(path.read_bytes())
+    content[start : start + len(data)] = data
+    path.write_bytes(content)
+    return path
+
+
+def _without_frames(path: Path) -> Path:
+    content = _write_video(path).read_bytes()
+    first, last = content.index(b"mdat") + 4, content.index(b"moov") - 4
+    return _overwrite(path, first, bytes(last - first))
+
+
+def _too_fast(path: Path) -> Path:
+    """A header in which frames follow each other millions of times a second."""
+    content = _write_video(path).read_bytes()
+    return _overwrite(path, content.index(b"mdhd") + 16, (0x0FFFFFFF).to_bytes(4, "big"))
+
+
+@pytest.mark.slow
+def test_damaged_packets_cost_their_frames_and_nothing_else(tmp_path):
+    film = _write_video(tmp_path / "film.mp4", 60)
+    _overwrite(film, film.stat().st_size // 2, bytes(2000))
+    done = _sightflow("run", "film.mp4", "--store", "store", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 chunks processed" in done.stdout
+    ledger = _sightflow("report", "ledger", "--store", "store", "--format", "json", cwd=tmp_path)
+    frames = json.loads(ledger.stdout.splitlines()[0])["frames"]
+    assert 20 <= frames < 60
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -86,8 +118,10 @@ def test_missing_file(tmp_path):
         (lambda p: p.write_bytes(b"") or p, "film.mp4"),
         (_write_audio, "video"),
         (lambda p: _truncate(_write_video(p, 30)), "film.mp4"),
+        (_without_frames, "expected at least one frame"),
+        (_too_fast, "frames per second; expected at most 1000"),
     ],
-    ids=["no video", "empty", "audio only", "truncated"],
+    ids=["no video", "empty", "audio only", "truncated", "no frame", "absurd metadata"],
 )
 def test_a_file_that_cannot_be_read_is_said_and_recorded(tmp_path, make, said):
     make(tmp_path / "film.mp4")
