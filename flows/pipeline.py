@@ -144,9 +144,7 @@ def run(
         _process(list(todo), settings, store)
     # A run that was killed may have left its last chunks unstitched, so this does not depend on `todo`.
     for source_id in sorted(summary.sources):
-        # The newest version of the links is what is shown, so that is the one to bring up to date.
-        version = max(store.links(source_id)["version"].to_pylist(), default=1)
-        stitch_source(store, source_id, settings.stitch, version)
+        stitch_source(store, source_id, settings.stitch)
         recompute_events(store, source_id)
     for row in store.ledger(summary.chunk_ids).to_pylist():
         if row["state"] == ChunkState.FAILED:

@@ -58,13 +58,15 @@ class Link:
     reason: str
 
 
-def stitch_source(store: Store, source_id: str, settings: StitchSettings, version: int = 1) -> int:
+def stitch_source(store: Store, source_id: str, settings: StitchSettings, version: int | None = None) -> int:
     """Stitch all finished chunks of a source and write the links; returns the number of tracks.
 
     Chunks that are missing or failed leave a gap that only motion bridges. Held under the source's lock, so that two
-    runs on one camera do not undo each other.
+    runs on one camera do not undo each other. Without a version the newest is brought up to date: it is what is shown.
     """
     with store.locked(source_id):
+        if version is None:
+            version = max(store.links(source_id)["version"].to_pylist(), default=1)
         chunks = _current_chunks(store, source_id)
         current = {row["chunk_id"] for row in chunks}
         tracklets = [t for t in read_tracklets(store.tracklets(source_id)) if t.chunk_id in current]
