@@ -24,6 +24,7 @@ The flow itself:
   - `associate`: predicted boxes + detections -> pairs
   - `target`: one object of a chunk and the tracklet it leaves
 - `process`: a chunk through detection and tracking, as workers run it
+  - `ahead`: things made in a thread before they are asked for
 - `stitch`: tracklets -> tracks, across chunk borders and gaps
 - `georeference`: pixels -> ground metres -> lon/lat, with uncertainty
 - `events`: tracks + zones and lines -> visits and crossings

@@ -6,11 +6,8 @@ Neither raises for bad input: what goes wrong is the chunk's result, so that one
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -19,6 +16,7 @@ import pyarrow as pa
 import supervision as sv
 import torch
 
+from flows.ahead import ahead
 from flows.config import Settings
 from flows.decode import FrameReader
 from flows.detect import Detector, Keyframes, detect_frames, from_table, keyframe_interval
@@ -28,7 +26,6 @@ from flows.segment import VideoSegmenter, load_segmenter
 from flows.track import ChunkTracker
 
 _log = logging.getLogger(__name__)
-_Item = TypeVar("_Item")
 
 # Frames that decoding is ahead of preparing, and preparing of the tracker, each in a thread of its own: enough to hide
 # a slow packet, few enough that 4K frames (25 MB) stay cheap.
@@ -109,7 +106,7 @@ class TrackChunk:
         every = keyframe_interval(self._settings.detect, chunk.video.fps)
         tracker = ChunkTracker(chunk, segmenter, self._settings, every, self._redetect)
         reader = FrameReader(chunk.video, chunk.start_ns, chunk.seen_until_ns, threads=self._threads)
-        frames = _ahead(segmenter.preparing(_ahead(reader, _AHEAD)), _AHEAD)
+        frames = ahead(segmenter.preparing(ahead(reader, _AHEAD)), _AHEAD)
         result = tracker.run(_reporting(frames, on_frame), from_table(detected.detections))
         return replace(result, counters={**result.counters, **reader.counters, "frames": result.counters["frames"]})
 
@@ -145,37 +142,3 @@ def _reporting(frames: Iterable[Frame], on_frame: Callable[[Frame], None] | None
         if on_frame is not None:
             on_frame(frame)
         yield frame
-
-
-def _ahead(items: Iterable[_Item], depth: int) -> Iterator[_Item]:
-    """The same items, made by a thread up to `depth` ahead; its exceptions are raised here, and it ends with us."""
-    made: queue.Queue[Future[_Item] | None] = queue.Queue()
-    room = threading.Semaphore(depth)
-    stop = threading.Event()
-
-    def make() -> None:
-        source = iter(items)
-        while not stop.is_set():
-            one: Future[_Item] = Future()
-            try:
-                one.set_result(next(source))
-            except StopIteration:
-                break
-            except Exception as error:
-                one.set_exception(error)
-            made.put(one)
-            if one.exception() is not None:
-                break
-            room.acquire()
-        made.put(None)
-
-    thread = threading.Thread(target=make, daemon=True, name="ahead")
-    thread.start()
-    try:
-        while (one := made.get()) is not None:
-            room.release()
-            yield one.result()
-    finally:
-        stop.set()
-        room.release()
-        thread.join()

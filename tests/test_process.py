@@ -8,7 +8,7 @@ from flows.config import Settings
 from flows.decode import plan_chunks, probe
 from flows.demo.scene import Scene
 from flows.demo.writer import VIDEO_NAME, write_scene
-from flows.process import DetectChunk, TrackChunk, _ahead
+from flows.process import DetectChunk, TrackChunk
 from flows.schema import State
 
 
@@ -59,28 +59,3 @@ def test_a_video_that_went_away_is_the_chunks_error(video, tmp_path):
     copy.unlink()
     assert "film.mp4" in track(detected).error
     assert "film.mp4" in track(detect(chunk)).error
-
-
-def test_reading_ahead_keeps_order_and_errors():
-    def items():
-        yield from range(100)
-        raise OSError("disk gone")
-
-    seen = []
-    with pytest.raises(OSError, match="disk gone"):
-        seen.extend(_ahead(items(), 3))
-    assert list(_ahead(range(100), 3)) == list(range(100))
-
-
-def test_reading_ahead_stops_with_its_reader():
-    made = []
-
-    def items():
-        for i in range(1000):
-            made.append(i)
-            yield i
-
-    for item in _ahead(items(), 3):
-        if item == 10:
-            break
-    assert len(made) < 20

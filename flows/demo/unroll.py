@@ -230,9 +230,7 @@ def losses(said: Unrolled, batch: Batch, blind_frames: int = 0) -> dict[str, tor
     """
     frames = slice(blind_frames, None)
     truth, visible, valid = batch.truth[:, frames], batch.visible[:, frames], batch.valid[:, frames]
-    logits = F.interpolate(
-        said.logits[:, frames].float(), size=truth.shape[-2:], mode="bilinear", align_corners=False
-    )
+    logits = F.interpolate(said.logits[:, frames].float(), size=truth.shape[-2:], mode="bilinear", align_corners=False)
     area = truth.sum((2, 3))
     pixels = truth.shape[-1] * truth.shape[-2]
     where = visible * valid

@@ -13,29 +13,32 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as types
 
+from flows.ahead import ahead
 from flows.store.geometry import EWKB_POINT, ewkb_points
 from flows.store.pgarrow import POSTGRES_EPOCH_US
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 TRAILER = struct.pack(">h", -1)
 
-ROWS_PER_BLOCK = 50_000
-"""Bounds the memory of a load: a block is some 20 MB."""
+ROWS_PER_BLOCK = 20_000
+"""A block is some 7 MB. Larger ones cost more to make, in memory that is new to the process and its caches; smaller
+ones have few rows of each shape."""
 
 
-def encode(rows: pa.Table, srid: int) -> Iterator[bytes]:
+def encode(rows: pa.Table, srid: int) -> Iterator[bytes | memoryview]:
     """Binary COPY data of rows whose last column is text or bytes of any length.
 
-    A column `geom` stands before the last: the point (x_m, y_m), null where either is. See
-    `columns` for the order.
+    A column `geom` stands before the last: the point (x_m, y_m), null where either is.
 
     Args:
         rows: Table with columns of type string, timestamp[us], int64, float32 or float64, `x_m` and `y_m`, and last
@@ -49,12 +52,19 @@ def encode(rows: pa.Table, srid: int) -> Iterator[bytes]:
     yield TRAILER
 
 
-def columns(names: Sequence[str]) -> list[str]:
-    """The order of columns in what `encode` makes of a table with these."""
-    return [*names[:-1], "geom", names[-1]]
+def load(cursor: psycopg.Cursor[Any], table: str, rows: pa.Table, srid: int) -> None:
+    """COPY rows, as `encode` takes them, into a table; the next block is made while the server takes one."""
+    *names, last = rows.column_names
+    listed = ", ".join([*names, "geom", last])
+    with (
+        cursor.copy(f"copy {table} ({listed}) from stdin (format binary)") as copy,
+        closing(ahead(encode(rows, srid), depth=2)) as blocks,
+    ):
+        for block in blocks:
+            copy.write(block)
 
 
-def _blocks(batch: pa.RecordBatch, srid: int) -> Iterator[bytes]:
+def _blocks(batch: pa.RecordBatch, srid: int) -> Iterator[bytes | memoryview]:
     lengths = [_field_lengths(column) for column in batch.columns[:-1]]
     is_point = pc.and_(batch["x_m"].is_valid(), batch["y_m"].is_valid()).to_numpy(zero_copy_only=False)
     lengths.append(np.where(is_point, EWKB_POINT.itemsize, -1))
@@ -135,9 +145,9 @@ def _points(rows: pa.RecordBatch, srid: int) -> npt.NDArray[Any]:
     return ewkb_points(rows["x_m"].to_numpy(), rows["y_m"].to_numpy(), srid)
 
 
-def _joined(records: npt.NDArray[Any], last: pa.Array) -> bytes:
+def _joined(records: npt.NDArray[Any], last: pa.Array) -> bytes | memoryview:
     if last.null_count == len(last):
-        return records.tobytes()
+        return records.view(np.uint8).data
     pieces: list[bytes] = [b""] * (2 * len(records))
     pieces[0::2] = records.view(f"V{records.itemsize}").tolist()
     pieces[1::2] = [value or b"" for value in last.to_pylist()]

@@ -61,13 +61,8 @@ def load_chunk(connection: Connection, result: ChunkResult) -> None:
     observations = result.observations.sort_by("ts")
     srid = srid_of(connection, result.chunk.video.source_id)
     if observations.num_rows:
-        names = ", ".join(pgcopy.columns(OBSERVATIONS.names))
-        with (
-            connection.cursor() as cursor,
-            cursor.copy(f"copy observations ({names}) from stdin (format binary)") as copy,
-        ):
-            for block in pgcopy.encode(observations, srid):
-                copy.write(block)
+        with connection.cursor() as cursor:
+            pgcopy.load(cursor, "observations", observations, srid)
         bounds = pc.min_max(observations["ts"]).as_py()
         connection.execute(
             "insert into chunk_extents values (%s, %s, %s)", (result.chunk.chunk_id, bounds["min"], bounds["max"])

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import torch
 
+from flows.ahead import ahead
 from flows.config import SegmentSettings
 from flows.demo.scene import Scene
 from flows.models import PREDICTOR, ResolvedModel, build_segmenter, resolve
-from flows.process import _ahead
 from flows.schema import Frame
 from flows.segment import Segment, VideoSegmenter, load_segmenter
 from tests.benchmarks.record import record
@@ -136,7 +136,7 @@ def bench_stream(size_px: int) -> None:
     count = 40
     stream = (Frame(index, index, frames[index % len(frames)].copy()) for index in range(WARM_UP + count))
     started_s = cpu_s = 0.0
-    for frame in _ahead(ours.preparing(stream), 2):
+    for frame in ahead(ours.preparing(stream), 2):
         if frame.number == WARM_UP:
             started_s, cpu_s = time.perf_counter(), time.process_time()
         found = ours.push(frame.image_rgb)
@@ -184,7 +184,7 @@ def bench_prompt(weights: ResolvedModel) -> None:
     record("segment", f"one more prompt at 24 objects, {weights.name} at 256 px, 1080p", figures)
 
 
-def bench_encoding_ahead(weights: ResolvedModel) -> None:
+def bench_encodingahead(weights: ResolvedModel) -> None:
     """Cost of encoding a frame, alone and in a batch of four."""
     model: Any = build_segmenter(weights, 256, target=OURS)
     batch = torch.randn(4, 3, 256, 256)

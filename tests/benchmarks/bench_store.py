@@ -71,10 +71,8 @@ def _by_rows(connection: psycopg.Connection, table: str, rows: pa.Table) -> None
 
 
 def _by_columns(connection: psycopg.Connection, table: str, rows: pa.Table) -> None:
-    names = ", ".join(pgcopy.columns(OBSERVATIONS.names))
-    with connection.cursor() as cursor, cursor.copy(f"copy {table} ({names}) from stdin (format binary)") as copy:
-        for block in pgcopy.encode(rows, 0):
-            copy.write(block)
+    with connection.cursor() as cursor:
+        pgcopy.load(cursor, table, rows, 0)
 
 
 def bench_load(postgis_database: str) -> None:

@@ -58,10 +58,7 @@ def _write_version_1(url: str, results: list[ChunkResult]) -> None:
         for result in results:
             row = ended_row(planned_row(result.chunk), result)
             pgarrow.copy(connection, "chunks", pa.Table.from_pylist([row], LEDGER))
-            names = ", ".join(pgcopy.columns(OBSERVATIONS.names))
-            with connection.cursor().copy(f"copy observations ({names}) from stdin (format binary)") as copy:
-                for block in pgcopy.encode(result.observations, 0):
-                    copy.write(block)
+            pgcopy.load(connection.cursor(), "observations", result.observations, 0)
             times = result.observations["ts"].to_pylist()
             connection.execute(
                 "insert into chunk_extents values (%s, %s, %s)", (row["chunk_id"], min(times), max(times))
