@@ -149,9 +149,11 @@ def zone_count(selection: Selection) -> int:
 
 
 def events(selection: Selection) -> pd.DataFrame:
-    """Events by time."""
+    """Visits and crossings by time."""
     where, parameters = selection.where(TS_S, f"{TS_S} + coalesce(duration_s, 0)")
-    return rows(f"select * from events where {where} order by ts, event_id", parameters)
+    return rows(
+        f"select * from events where kind in ('visit', 'crossing') and {where} order by ts, event_id", parameters
+    )
 
 
 def links_by_reason(selection: Selection) -> pd.DataFrame:

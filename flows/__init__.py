@@ -20,14 +20,20 @@ The flow itself:
   - `optical`: frames + boxes -> displacements (sparse optical flow)
   - `appearance`: frames + boxes -> colour histograms
   - `cues`: what speaks for a detection being a live object
+  - `camera_motion`: how the camera itself moved from frame to frame (OpenCV)
   - `kalman`: motion model: predict, update, gate, smooth (filterpy)
   - `associate`: predicted boxes + detections -> pairs
   - `target`: one object of a chunk and the tracklet it leaves
 - `process`: a chunk through detection and tracking, as workers run it
   - `ahead`: things made in a thread before they are asked for
 - `stitch`: tracklets -> tracks, across chunk borders and gaps
-- `georeference`: pixels -> ground metres -> lon/lat, with uncertainty
-- `events`: tracks + zones and lines -> visits and crossings
+- `locate`: observations -> observations on the ground, by calibration or telemetry
+  - `georeference`: pixels -> ground metres -> lon/lat, with uncertainty
+  - `calibrate`: control points -> calibration, a robust fit of ground plane and lens
+  - `telemetry`: a drone's subtitle file -> its camera's poses
+  - `flight`: pose + pixels -> ground positions, with uncertainty
+- `zones`: YAML or GeoJSON -> zones and lines
+- `events`: tracks + zones and lines -> visits, crossings, speeds, stops, work, encounters, cycles
 - `store`: the ledger and the tables, in a folder of Parquet files or in PostGIS
 - `pipeline`: the wiring of all of this: Ray Data over chunks; the only module that imports Ray
 
@@ -38,6 +44,7 @@ What is made of the results:
 - `tracks`: short numbers for tracks, the same in pictures and files
 - `render`: annotated video
   - `overlay`: what is drawn on a frame
+- `metre_grid`: a calibration drawn on a still
 - `export`: MOT, COCO, GeoJSON, CSV
 - `output`: files that appear whole or not at all
 - `evaluate`: HOTA, IDF1, MOTA and mask J against ground truth
@@ -53,6 +60,7 @@ Around it:
   - `installation`: its checks of packages, drivers and codecs
 - `cli`: the `sightflow` command
   - `db`: its commands on the store itself
+  - `places`: its commands about calibrations, zones and events
   - `console`: finding the store, printing tables
   - `progress`: a run's progress, from the ledger
 """

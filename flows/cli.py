@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows import db
+from flows import db, places
 from flows.config import Settings
 from flows.console import (
     StoreOption,
@@ -46,6 +46,9 @@ app = typer.Typer(
 models_app = typer.Typer(no_args_is_help=True, help="Named models: what there is, and where.")
 app.add_typer(models_app, name="models")
 app.add_typer(db.app, name="db")
+app.add_typer(places.events_app, name="events")
+app.command()(places.zones)
+app.command()(places.calibrate)
 
 # What shells give to a command that Ctrl-C ended.
 _STOPPED = 130
@@ -254,61 +257,13 @@ def stitch(
     with existing_store(store) as opened:
         _must_know(opened, source)
         tracks = stitch_source(opened, source, settings.stitch, version)
-        recompute_events(opened, source)
+        recompute_events(opened, source, settings.events, settings.georeference)
     out.print(f"{tracks} tracks in version {version}")
 
 
 def _must_know(store: Store, source: str) -> None:
     if source not in (known := known_sources(store)):
         raise UsageError(f"no video of source {source!r} in the store; it has {', '.join(known) or 'none yet'}")
-
-
-def _note_if_unknown(store: Store, source: str) -> None:
-    """Zones and a calibration may come before the first video; a misspelt source looks the same."""
-    if source not in (known := known_sources(store)):
-        note = f"note: no video of source {source!r} yet; the store has {', '.join(known) or 'none'}"
-        err.print(note, markup=False, highlight=False)
-
-
-@app.command()
-def zones(
-    source: Annotated[str, typer.Argument(help="The source the zones belong to.")],
-    file: Annotated[Path, typer.Argument(help="YAML or GeoJSON; see docs/zones.md.")],
-    store: StoreOption = None,
-) -> None:
-    """Set a source's zones and counting lines, and recompute its events from what is stored."""
-    from flows.events import read_zones, recompute_events
-
-    read = read_zones(file)
-    with existing_store(store) as opened:
-        opened.write_zones(source, read)
-        events = recompute_events(opened, source)
-        _note_if_unknown(opened, source)
-    out.print(f"{len(read)} zones and lines, {events.num_rows} events")
-
-
-@app.command()
-def calibrate(
-    source: Annotated[str, typer.Argument(help="The source whose ground plane is fitted.")],
-    points: Annotated[Path, typer.Option(help="CSV of control points; see docs/zones.md.")],
-    store: StoreOption = None,
-) -> None:
-    """Fit a source's ground plane from control points; chunks committed from now on carry ground positions."""
-    import numpy as np
-
-    from flows.events import recompute_events
-    from flows.georeference import fit_homography, read_points
-
-    control = read_points(points)
-    calibration = fit_homography(control.points_px, control.points_m, control.origin_lonlat)
-    with existing_store(store) as opened:
-        opened.write_calibration(source, calibration.to_json())
-        recompute_events(opened, source)
-        _note_if_unknown(opened, source)
-    used = int(calibration.inliers.sum())
-    out.print(f"{used} of {len(control.points_px)} points fit, error {calibration.rmse_m:.3f} m (root mean square)")
-    for row in np.flatnonzero(~calibration.inliers):
-        out.print(f"set aside: point {row + 1} at {control.points_px[row].tolist()} px; is it mistyped?")
 
 
 @app.command()

@@ -116,6 +116,8 @@ class TrackSettings(_Step):
     """An object the detector misses on this many keyframes in a row, though its mask is visible, ends."""
     min_hits: int = Field(2, ge=1)
     """Keyframes that must show an object born below `prompt_conf` before it is reported."""
+    compensate_camera: bool = False
+    """Follow the camera's own motion (drones, pan and tilt, shaking masts), lest it be taken for the objects'."""
     smooth: bool = True
     """Re-estimate boxes from both sides (Rauch-Tung-Striebel) once a chunk is through."""
 
@@ -142,6 +144,56 @@ class StoreSettings(_Step):
     """Whether observations carry their masks (COCO run lengths of the mask's crop)."""
     max_attempts: int = Field(3, ge=1)
     """A chunk whose process died this often is recorded as failed and left alone."""
+
+
+class GeoreferenceSettings(_Step):
+    """Ground positions from a drone's telemetry, the DJI subtitle file beside its video."""
+
+    telemetry: bool = True
+    """Whether sources without a calibration are placed by telemetry, where there is any."""
+    gimbal_pitch_deg: float | None = Field(None, ge=-90, lt=0)
+    """Pitch of the camera where telemetry does not say it; -90 looks straight down. Without either, no positions."""
+    focal_35mm: float | None = Field(None, gt=5)
+    """Focal length in mm, equivalent to 35 mm film, where telemetry does not say it; on the camera's data sheet."""
+    position_sigma_m: float = Field(1.5, gt=0)
+    """Standard deviation of the drone's horizontal position; 0.05 with RTK."""
+    height_sigma_m: float = Field(1.0, gt=0)
+    """Standard deviation of its height above the ground, which is taken as flat."""
+    angle_sigma_deg: float = Field(1.0, gt=0)
+    """Standard deviation of the gimbal's pitch and roll."""
+    heading_sigma_deg: float = Field(3.0, gt=0)
+    """Standard deviation of the gimbal's yaw."""
+    focal_sigma_share: float = Field(0.02, ge=0, lt=1)
+    """Standard deviation of the focal length, as a share of it."""
+
+
+class EventSettings(_Step):
+    """What counts as an event, and how near or slow it must be."""
+
+    debounce_seconds: float = Field(0.5, ge=0)
+    """Shorter stays and absences are jitter of the ground point on the zone's edge, or someone cutting its corner."""
+    clear_sigmas: float = Field(2.0, ge=0)
+    """How far from a line an object must be seen on both sides, in standard deviations of its ground point."""
+    speed_window_seconds: float = Field(1.0, gt=0)
+    """Speeds are displacements over this time."""
+    standing_m_s: float = Field(0.25, gt=0)
+    """Objects slower than this on the ground stand."""
+    standing_sizes_s: float = Field(0.06, gt=0)
+    """So do objects slower than this in the picture, in sizes of their box (root of its area) per second."""
+    working_classes: tuple[str, ...] = ("excavator", "crane", "loader", "bulldozer")
+    """Classes of machines that work where they stand, so that a change of their shape is activity."""
+    work_share: float = Field(0.03, gt=0, lt=1)
+    """Such a machine works where its mask changes by more than this share of its area within `work_seconds`."""
+    work_seconds: float = Field(2.0, gt=0)
+    """Over how long changes of masks are taken: an arm that turns back stands for a moment."""
+    idle_seconds: float = Field(1.5, ge=0)
+    """A pause shorter than this between two activities is none, and neither is a shorter activity."""
+    near_m: float = Field(3.0, gt=0)
+    """A person and a machine are in proximity below this distance of their ground points."""
+    person_classes: tuple[str, ...] = ("person",)
+    """Classes of people."""
+    machine_classes: tuple[str, ...] = ("car", "truck", "bus", "train", "forklift", "excavator")
+    """Classes of machines."""
 
 
 class RunSettings(_Step):
@@ -176,6 +228,8 @@ class Settings(BaseSettings):
     track: TrackSettings = TrackSettings()
     stitch: StitchSettings = StitchSettings()
     store: StoreSettings = StoreSettings()
+    georeference: GeoreferenceSettings = GeoreferenceSettings()
+    events: EventSettings = EventSettings()
     run: RunSettings = RunSettings()
 
     @classmethod
@@ -219,7 +273,8 @@ class Settings(BaseSettings):
     def result_hash(self) -> str:
         """Hash of what changes results; part of every chunk's id.
 
-        Batches, worker counts, the store's address and stitching (which never touches video) are left out.
+        Batches, worker counts, the store's address and what never touches video (stitching, georeferencing, events) are
+        left out.
         """
         changing = {
             "plan": self.plan.model_dump(),

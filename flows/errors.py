@@ -63,5 +63,9 @@ class CalibrationError(SightflowError):
     """Control points that do not determine a ground plane, or a point that is not on it."""
 
 
+class TelemetryError(SightflowError):
+    """A drone's subtitle file without telemetry, or telemetry that does not say where its camera looked."""
+
+
 class MissingExtraError(SightflowError):
     """A command that needs an optional part which is not installed."""

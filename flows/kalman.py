@@ -14,8 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from filterpy.kalman import KalmanFilter
+from scipy.linalg import block_diag
 from scipy.stats import chi2
 
+from flows.camera_motion import Affine, zoom
 from flows.schema import NS, FloatArray
 
 Float64Array = npt.NDArray[np.float64]
@@ -95,6 +97,14 @@ class BoxKalman:
                 self._filter.x[extent], self._filter.x[speed] = _LEAST_SIZE_PX, 0.0
         self._pts_ns = pts_ns
         return self.box_xyxy
+
+    def warp(self, affine: Affine) -> None:
+        """Follow a camera that moved: a similarity (2, 3) takes the state to where the same things are now."""
+        turn, size = affine[:, :2], zoom(affine) * np.eye(2)
+        motion = block_diag(turn, size, turn, size)
+        self._filter.x = motion @ self._filter.x
+        self._filter.x[:2] += affine[:, 2]
+        self._filter.P = motion @ self._filter.P @ motion.T
 
     def distance2(self, box_xyxy: FloatArray, sigma: float) -> float:
         """Squared Mahalanobis distance of a measured box from the prediction."""

@@ -29,7 +29,7 @@ from flows.config import Settings
 from flows.decode import plan_chunks, probe
 from flows.errors import RefusedChunkError, SightflowError, StoreError, WorkerError
 from flows.events import recompute_events
-from flows.georeference import Calibration, locate
+from flows.locate import locate_stored
 from flows.models import model_hash, resolve
 from flows.schema import Chunk, ChunkResult, ChunkState
 from flows.stitch import stitch_source
@@ -145,7 +145,7 @@ def run(
     # A run that was killed may have left its last chunks unstitched, so this does not depend on `todo`.
     for source_id in sorted(summary.sources):
         stitch_source(store, source_id, settings.stitch)
-        recompute_events(store, source_id)
+        recompute_events(store, source_id, settings.events, settings.georeference)
     for row in store.ledger(summary.chunk_ids).to_pylist():
         if row["state"] == ChunkState.FAILED:
             summary.failed[row["chunk_id"]] = row["error"]
@@ -213,7 +213,7 @@ def _one_pass(chunks: Sequence[Chunk], settings: Settings) -> Iterator[Row]:
             **actor,
         )
         # Georeference and commit, 1:1 - one transaction per chunk, exactly once.
-        .map(_commit, fn_args=(settings.store.url,), num_cpus=0.1, max_retries=3)
+        .map(_commit, fn_args=(settings,), num_cpus=0.1, max_retries=3)
     )
     yield from dataset.iter_rows()
 
@@ -271,18 +271,17 @@ class _Track(_Worker):
         return {"result": pickle.dumps(self._step(pickle.loads(row["detected"]))), "trouble": None}
 
 
-def _commit(row: Row, url: str) -> Row:
+def _commit(row: Row, settings: Settings) -> Row:
     """Locate and store a chunk's result; what comes out names the chunk, its error, or trouble that is not its own."""
     if row["result"] is None:
         return {"chunk_id": "", "error": None, "trouble": row["trouble"]}
     result = pickle.loads(row["result"])
     chunk_id, trouble = result.chunk.chunk_id, None
     try:
-        with closing(open_store(url)) as store:
-            calibration = store.calibration(result.chunk.video.source_id)
-            if calibration is not None:
-                located = locate(result.observations, Calibration.from_json(calibration))
-                result = replace(result, observations=located)
+        with closing(open_store(settings.store.url)) as store:
+            video = result.chunk.video
+            located = locate_stored(store, video.source_id, result.observations, settings.georeference, video)
+            result = replace(result, observations=located)
             try:
                 store.commit(result)
             except RefusedChunkError as error:

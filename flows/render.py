@@ -183,6 +183,8 @@ def _outlines(store: Store, source_id: str) -> list[Outline]:
     zones = store.zones(source_id)
     text = store.calibration(source_id) if any(zone.unit == "m" for zone in zones) else None
     calibration = Calibration.from_json(text) if text else None
+    if calibration is not None and calibration.flies:
+        calibration = None  # no one view would be right for all frames
     found = []
     for zone in zones:
         points_px = _points_px(zone, calibration)

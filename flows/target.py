@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from flows.associate import iou_matrix
+from flows.camera_motion import STILL, Affine, inverse, warp_box
 from flows.config import Settings, TrackSettings
 from flows.kalman import BoxKalman, smooth
 from flows.schema import NS, Chunk, FloatArray, Frame, State, make_id
@@ -189,12 +190,19 @@ class Target:
 
     # -- what it leaves
 
-    def rows(self, chunk: Chunk, settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Its observations (schema OBSERVATIONS) and its tracklet (schema TRACKLETS, one row or none)."""
+    def rows(
+        self, chunk: Chunk, settings: Settings, views: Mapping[int, Affine]
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Its observations (schema OBSERVATIONS) and its tracklet (schema TRACKLETS, one row or none).
+
+        Args:
+            chunk, settings: Of the run.
+            views: How the chunk's first frame is seen on others, by `pts_ns`; empty where the camera stands.
+        """
         sightings = self._trimmed(settings.track)
         if not self.confirmed or not sightings:
             return [], []
-        boxes = _boxes(sightings, settings.track.smooth)
+        boxes = _boxes(sightings, settings.track.smooth, views)
         sightings = [_with_trusted_mask(s, box) for s, box in zip(sightings, boxes, strict=True)]
         own = [i for i, s in enumerate(sightings) if chunk.start_ns <= s.pts_ns < chunk.end_ns]
         if not own:
@@ -291,11 +299,21 @@ def _propagated(frame: Frame, segment: Segment, sigma: float) -> Sighting:
     return sighting.with_segment(segment)
 
 
-def _boxes(sightings: Sequence[Sighting], two_sided: bool) -> list[FloatArray]:
-    """One box a sighting: estimated from both sides, or measured where it was and smoothed only between."""
-    smoothed = smooth([s.pts_ns for s in sightings], [s.box_xyxy for s in sightings], [s.sigma for s in sightings])
+def _boxes(sightings: Sequence[Sighting], two_sided: bool, views: Mapping[int, Affine]) -> list[FloatArray]:
+    """One box a sighting: estimated from both sides, or measured where it was and smoothed only between.
+
+    Where the camera moves, boxes are smoothed as the chunk's first frame would show them: there motion is smooth.
+    """
+    own = [views.get(s.pts_ns, STILL) for s in sightings]
+    measured = [
+        warp_box(s.box_xyxy, inverse(view)) if views and s.box_xyxy is not None else s.box_xyxy
+        for s, view in zip(sightings, own, strict=True)
+    ]
+    smoothed = list(smooth([s.pts_ns for s in sightings], measured, [s.sigma for s in sightings]))
+    if views:
+        smoothed = [warp_box(box, view) for box, view in zip(smoothed, own, strict=True)]
     if two_sided:
-        return list(smoothed)
+        return smoothed
     return [b if s.box_xyxy is None else s.box_xyxy for s, b in zip(sightings, smoothed, strict=True)]
 
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import supervision as sv
 
 from flows.associate import associate, coverage, iou_matrix
+from flows.camera_motion import STILL, Affine, CameraMotion, compose
 from flows.config import Settings
 from flows.cues import Cues, candidate
 from flows.kalman import BoxKalman, gate_threshold
@@ -76,6 +77,9 @@ class ChunkTracker:
         self._gate = gate_threshold(settings.track.gate_probability)
         self._live: dict[int, Target] = {}
         self._recent: deque[Frame] = deque()
+        self._camera = CameraMotion() if settings.track.compensate_camera else None
+        self._views: dict[int, Affine] = {}
+        self._view = STILL
         self._mask_sigma = _MASK_SIGMA
         self._cues = Cues()
         self._drifted: set[int] = set()
@@ -102,6 +106,7 @@ class ChunkTracker:
         )
 
     def _step(self, frame: Frame, found: sv.Detections | None) -> None:
+        self._follow_camera(frame)
         # Prompts need the frame's features, so keyframes are segmented whatever `segment_every` says.
         segmented = found is not None or self.counters["frames"] % self._settings.segment.segment_every == 0
         self.counters["frames"] += 1
@@ -124,6 +129,16 @@ class ChunkTracker:
         self._end(frame)
 
     # -- every frame
+
+    def _follow_camera(self, frame: Frame) -> None:
+        """Take every object along with the camera; `_views` says how the chunk's first frame is seen on each."""
+        if self._camera is None:
+            return
+        targets = list(self._live.values())
+        motion = self._camera.push(frame.image_rgb, np.array([t.box_xyxy for t in targets]))
+        for target in targets:
+            target.kalman.warp(motion)
+        self._view = self._views[frame.pts_ns] = compose(self._view, motion)
 
     def _follow(self, frame: Frame, segments: Mapping[int, Segment] | None) -> None:
         """Move every object on to this frame by its mask, or by motion alone."""
@@ -332,7 +347,7 @@ class ChunkTracker:
         """Take an object out and keep what it leaves."""
         del self._live[target.target_id]
         self._segmenter.drop([target.target_id])
-        observations, tracklets = target.rows(self._chunk, self._settings)
+        observations, tracklets = target.rows(self._chunk, self._settings, self._views)
         self._observations.append(pa.Table.from_pylist(observations, schema=OBSERVATIONS))
         self._tracklets.append(pa.Table.from_pylist(tracklets, schema=TRACKLETS))
 

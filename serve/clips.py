@@ -20,7 +20,7 @@ from typing import Any
 from flows.config import Settings
 from flows.errors import ModelError, SightflowError, StoreError, VideoError
 from flows.events import recompute_events
-from flows.georeference import Calibration, locate
+from flows.locate import locate_stored
 from flows.pipeline import plan_run
 from flows.probe import probe
 from flows.process import DetectChunk, TrackChunk
@@ -133,7 +133,7 @@ class ClipProcessor:
         if failed:
             raise VideoError(failed[0]["error"])
         stitch_source(store, clip.source_id, self._settings.stitch)
-        recompute_events(store, clip.source_id)
+        recompute_events(store, clip.source_id, self._settings.events, self._settings.georeference)
         tracks = _tracks(store, video.video_id)
         for track in tracks:
             emit({"event": "track", **track})
@@ -156,11 +156,9 @@ class ClipProcessor:
         except _CancelledError:
             store.commit(ChunkResult.failed(chunk, "the client left before the clip was through"))
             raise
-        calibration = store.calibration(chunk.video.source_id)
-        if calibration is not None:
-            located = locate(result.observations, Calibration.from_json(calibration))
-            result = replace(result, observations=located)
-        store.commit(result)
+        video = chunk.video
+        located = locate_stored(store, video.source_id, result.observations, self._settings.georeference, video)
+        store.commit(replace(result, observations=located))
 
 
 class _Progress:

@@ -20,6 +20,7 @@ from flows.catalog import MODELS
 from flows.doctor import run_checks
 from flows.installation import Check
 from flows.store import open_store
+from flows.store.base import SCHEMA_VERSION
 
 ROOT = Path(__file__).parents[1]
 
@@ -140,7 +141,11 @@ def test_a_damaged_cached_model_is_found(cache: Path, tmp_path: Path, monkeypatc
     [
         (lambda folder: None, True, "made by the first run"),
         (lambda folder: folder.mkdir(), True, "made by the first run"),
-        (lambda folder: (folder.mkdir(), (folder / "schema_version").write_text("2\n")), True, "of this version"),
+        (
+            lambda folder: (folder.mkdir(), (folder / "schema_version").write_text(f"{SCHEMA_VERSION}\n")),
+            True,
+            "of this version",
+        ),
         (lambda folder: (folder.mkdir(), (folder / "schema_version").write_text("99")), False, "schema version '99'"),
         (lambda folder: (folder.mkdir(), (folder / "holiday.jpg").write_text("")), False, "holds no store"),
         (lambda folder: folder.write_text(""), False, "is a file"),
@@ -175,7 +180,8 @@ def test_a_database_is_described_before_and_after_its_first_run(
     assert "no tables yet" in checks["store"].detail
     with open_store(postgis_database):
         pass
-    assert "tables of schema version 2" in _by_name(postgis_database, monkeypatch=monkeypatch)["store"].detail
+    check = _by_name(postgis_database, monkeypatch=monkeypatch)["store"]
+    assert f"tables of schema version {SCHEMA_VERSION}" in check.detail
     with psycopg.connect(postgis_database, autocommit=True) as connection:
         connection.execute("update sightflow.schema_version set version = 99")
     check = _by_name(postgis_database, monkeypatch=monkeypatch)["store"]

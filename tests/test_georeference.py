@@ -8,18 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.calibrate import ControlPoints, fit_homography, fit_with_lens, read_points
 from flows.demo.camera import Camera
 from flows.errors import CalibrationError
-from flows.georeference import (
-    Calibration,
-    fit_homography,
-    ground_positions,
-    locate,
-    read_points,
-    to_lonlat,
-    to_pixels,
-)
-from flows.schema import OBSERVATIONS
+from flows.georeference import MAX_K1, Calibration, Lens, ground_positions, to_lonlat, to_pixels
+from flows.locate import locate
+from flows.schema import EPOCH, OBSERVATIONS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PETS09 = SHARED / "data/mot15/PETS09-S2L1/gt.txt"
@@ -71,6 +65,68 @@ def test_pixel_to_ground_to_pixel(focal_px, height_m, tilt_rad, share, swap):
     assert np.abs(to_pixels(calibration, there_m) - points_px).max() <= 1e-6
 
 
+SIZE_PX = (640, 480)
+
+
+@given(
+    k1=st.floats(-MAX_K1, MAX_K1),
+    share=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=20),
+)
+def test_a_lens_bends_back_what_it_straightened(k1, share):
+    lens = Lens.of_picture(k1, *SIZE_PX)
+    points_px = np.array(share) * SIZE_PX
+    assert np.abs(lens.bend(lens.straighten(points_px)) - points_px).max() <= 1e-6
+
+
+@given(k1=st.floats(-MAX_K1, MAX_K1), x=st.floats(0, 1), y=st.floats(0, 1))
+def test_the_jacobian_of_a_lens_is_its_derivative(k1, x, y):
+    lens, point_px, step = Lens.of_picture(k1, *SIZE_PX), np.array([[x, y]]) * SIZE_PX, 1e-4
+    ends = [[lens.straighten(point_px + sign * step * d)[0] for d in np.eye(2)] for sign in (-1, 1)]
+    numeric = (np.array(ends[1]) - np.array(ends[0])).T / (2 * step)
+    assert lens.jacobian(point_px)[0] == pytest.approx(numeric, abs=1e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(k1=st.floats(-0.4, 0.4), tilt_rad=st.floats(0.3, 1.2), share=st.tuples(st.floats(0.1, 0.9), st.floats(0.5, 0.9)))
+def test_pixel_to_ground_to_pixel_through_a_lens(k1, tilt_rad, share):
+    camera, lens = _make_camera(tilt_rad=tilt_rad), Lens.of_picture(k1, *SIZE_PX)
+    points_px = np.array([[40, 300], [600, 300], [600, 470], [40, 470], [320, 380.0]])
+    calibration = fit_homography(points_px, camera.to_ground(lens.straighten(points_px)), lens=lens)
+    point_px = np.array([share]) * SIZE_PX
+    there_m, _ = ground_positions(calibration, point_px, 1.0)
+    if np.isfinite(there_m).all():
+        assert np.abs(to_pixels(calibration, there_m) - point_px).max() <= 1e-6
+
+
+@pytest.mark.parametrize("k1", [-0.3, -0.1, 0.0, 0.15])
+def test_a_lens_is_found_with_the_ground(k1):
+    camera, lens = _make_camera(tilt_rad=0.7), Lens.of_picture(k1, *SIZE_PX)
+    random = np.random.default_rng(3)
+    points_px = random.uniform([5, 5], [635, 475], (14, 2))
+    points_m = camera.to_ground(lens.straighten(points_px)) + random.normal(0, 0.01, (14, 2))
+    points_m[4] += [1.5, -1]  # mistyped
+    calibration = fit_with_lens(ControlPoints(points_px, points_m), *SIZE_PX)
+    assert calibration.lens is not None
+    assert calibration.lens.k1 == pytest.approx(k1, abs=0.02)
+    assert calibration.inliers.tolist() == [i != 4 for i in range(14)]
+    assert calibration.rmse_m < 0.02
+    straight = fit_homography(points_px, points_m)
+    assert abs(k1) < 0.05 or straight.rmse_m > 3 * calibration.rmse_m
+
+
+def test_few_points_tell_no_lens():
+    points_px = _pixels(_make_camera(), GROUND_M)[:7]
+    with pytest.raises(CalibrationError, match="at least 8 control points, got 7"):
+        fit_with_lens(ControlPoints(points_px, GROUND_M[:7]), *SIZE_PX)
+
+
+def test_the_calibrations_own_error_is_part_of_sigma():
+    points_m = GROUND_M + np.random.default_rng(0).normal(0, 0.2, GROUND_M.shape)
+    calibration = fit_homography(_pixels(_make_camera(), GROUND_M), points_m)
+    _, sigma_m = ground_positions(calibration, np.array([[320, 450.0]]), 1e-6)
+    assert sigma_m[0] == pytest.approx(calibration.rmse_m, rel=1e-3)
+
+
 def test_a_mistyped_point_is_set_aside_and_named():
     points_m = GROUND_M.copy()
     points_m[3] += [0, 3]
@@ -100,10 +156,17 @@ def test_sigma_is_the_spread_of_noisy_pixels():
 
 
 def test_json_round_trip_is_exact():
-    calibration = _make_calibration(origin_lonlat=(8.55, 47.37))
+    calibration = _make_calibration(origin_lonlat=(8.55, 47.37), lens=Lens(0.01, (320.0, 240.0), 400.0))
     again = Calibration.from_json(calibration.to_json())
     assert again.to_json() == calibration.to_json()
     assert np.array_equal(again.image_to_ground, calibration.image_to_ground)
+    assert again.lens == calibration.lens
+
+
+def test_calibrations_from_before_there_were_lenses_are_read():
+    older = json.loads(_make_calibration().to_json())
+    del older["lens"], older["flies"]
+    assert Calibration.from_json(json.dumps(older)).lens is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"image_to_ground": 3, "origin_lonlat": None})])
@@ -154,7 +217,7 @@ def _make_observations(points_px: np.ndarray) -> pa.Table:
 def test_locate_fills_metres_and_keeps_the_schema():
     camera = _make_camera(tilt_rad=0.2)
     where_px = np.array([[300.0, 400], [320, camera.horizon_px - 50]])
-    located = locate(_make_observations(where_px), _make_calibration(camera))
+    located = locate(_make_observations(where_px), [(EPOCH, _make_calibration(camera))])
     assert located.schema.equals(OBSERVATIONS)
     expected_m = camera.to_ground(where_px[:1])[0]
     assert located["x_m"].to_pylist() == [pytest.approx(expected_m[0], abs=1e-3), None]
@@ -185,6 +248,8 @@ def test_longitude_and_latitude_come_back(tmp_path):
     calibration = fit_homography(points.points_px, points.points_m, points.origin_lonlat)
     xy_m, _ = ground_positions(calibration, points_px, 1.0)
     assert to_lonlat(calibration, xy_m) == pytest.approx(lonlat, abs=1e-8)
+    # A later calibration of the source keeps its frame.
+    assert read_points(path, (8.54, 47.37)).points_m[0] == pytest.approx([0, 0], abs=1e-6)
     with pytest.raises(CalibrationError, match="lon and lat"):
         to_lonlat(_make_calibration(), xy_m)
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from flows.annotations import from_store, masks_from_store, read_mot
+from flows.calibrate import fit_homography
 from flows.config import Settings
 from flows.console import err, out, print_table, video_id
 from flows.demo.scene import Scene, demo_scene
 from flows.demo.writer import MASKS_NAME, MOT_NAME, TRUTH_NAME, VIDEO_NAME, read_masks, write_scene
 from flows.evaluate import evaluate, mask_j
-from flows.georeference import fit_homography
 from flows.render import render_video
 from flows.reports import REPORTS, run_report
 from flows.schema import Mask

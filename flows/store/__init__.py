@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flows.store.base import Filter, Store, Zone
+from flows.store.base import Filter, Store, Zone, ZoneVersion
 
-__all__ = ["Filter", "Store", "Zone", "open_store"]
+__all__ = ["Filter", "Store", "Zone", "ZoneVersion", "open_store"]
 
 
 def open_store(url: str) -> Store:

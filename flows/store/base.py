@@ -18,7 +18,9 @@ and `postgis.PostgisStore` (a server). Both offer these tables and views to `que
 | `track_observations` | observations joined with the newest links: the columns of `observations` and track_id |
 | `track_samples` | samples joined with the newest links: the columns of `samples` and track_id |
 | `zones` | source_id, name, kind (`zone` or `line`), unit (`px` or `m`), points (JSON [[x, y], ...]) |
-| `calibrations` | source_id, calibration (JSON, see `georeference`) |
+| `zone_versions` | source_id, version, written_at, zones (JSON list of them): every set of zones a source had |
+| `calibrations` | source_id, calibration (JSON, see `georeference`): the newest of each source |
+| `calibration_versions` | source_id, valid_from, calibration: each holds from its time to the next |
 | `events` | `schema.EVENTS` |
 """
 
@@ -35,9 +37,9 @@ from typing import Any, Self
 import pyarrow as pa
 
 from flows.errors import StoreError
-from flows.schema import Chunk, ChunkResult, Video
+from flows.schema import EPOCH, Chunk, ChunkResult, Video
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,15 @@ class Zone:
             raise ValueError(f"zone {self.name!r}: kind is zone or line and unit px or m, got {self.kind}, {self.unit}")
         if len(self.points) < least:
             raise ValueError(f"{self.kind} {self.name!r} needs at least {least} points, got {len(self.points)}")
+
+
+@dataclass(frozen=True)
+class ZoneVersion:
+    """The zones and lines a source was given at one time."""
+
+    version: int
+    written_at: datetime
+    zones: tuple[Zone, ...]
 
 
 class Store(ABC):
@@ -162,19 +173,29 @@ class Store(ABC):
 
     @abstractmethod
     def write_zones(self, source_id: str, zones: Sequence[Zone]) -> None:
-        """Replace the zones and lines of a source."""
+        """Replace the zones and lines of a source; what it had before stays among its `zone_versions`."""
 
-    @abstractmethod
     def zones(self, source_id: str) -> list[Zone]:
         """Zones and lines of a source."""
+        versions = self.zone_versions(source_id)
+        return list(versions[-1].zones) if versions else []
 
     @abstractmethod
-    def write_calibration(self, source_id: str, calibration_json: str) -> None:
-        """Replace the calibration of a source."""
+    def zone_versions(self, source_id: str) -> list[ZoneVersion]:
+        """Every set of zones and lines the source was given, oldest first, from version 1 on."""
 
     @abstractmethod
+    def write_calibration(self, source_id: str, calibration_json: str, valid_from: datetime = EPOCH) -> None:
+        """Add a calibration that holds from a time on, or replace the one of that time."""
+
     def calibration(self, source_id: str) -> str | None:
-        """Calibration of a source as JSON, None where it has none."""
+        """The source's newest calibration as JSON, None where it has none."""
+        versions = self.calibrations(source_id)
+        return versions[-1][1] if versions else None
+
+    @abstractmethod
+    def calibrations(self, source_id: str) -> list[tuple[datetime, str]]:
+        """The source's calibrations as JSON, each with the time from which it holds, in order of time."""
 
     @abstractmethod
     def write_events(self, source_id: str, events: pa.Table) -> None:

@@ -75,9 +75,16 @@ def write_table_durably(path: Path, table: pa.Table) -> None:
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read one Parquet file in its schema; `pq.read_table` would take columns from the folders' names instead."""
+    """Read one Parquet file in its schema; `pq.read_table` would take columns from the folders' names instead.
+
+    Columns that came later and may be null are so where an older version wrote the file.
+    """
     with pq.ParquetFile(path) as file:
-        return file.read(schema.names).cast(schema)
+        table = file.read(schema.names)
+    for field in schema:
+        if field.nullable and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(schema.names).cast(schema)
 
 
 def source_folder(source_id: str) -> str:

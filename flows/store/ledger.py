@@ -34,8 +34,12 @@ SUPERSEDED_S = 600.0
 
 def read_json(path: Path) -> dict[str, Any]:
     """A row from a JSON file, its times as datetimes."""
-    row: dict[str, Any] = json.loads(path.read_bytes())
-    for name in ("updated_at", "started_at", "start_time"):
+    row: dict[str, Any] = json.loads(path.read_bytes(), object_hook=_with_times)
+    return row
+
+
+def _with_times(row: dict[str, Any]) -> dict[str, Any]:
+    for name in ("updated_at", "started_at", "start_time", "written_at", "valid_from"):
         if name in row:
             row[name] = datetime.fromisoformat(row[name])
     return row

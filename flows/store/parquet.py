@@ -7,7 +7,7 @@
     tracklets/source_id=.../<chunk_id>-<token>.parquet
     links/source_id=.../version=<n>.parquet
     events/source_id=....parquet
-    videos/ runs/ zones/ calibrations/        small JSON files
+    videos/ runs/ zones/ calibrations/        small JSON files; see `places` for the last two
     pruned_until                              observations before this day were pruned
     locks/                                    one per source and purpose, always empty
 
@@ -19,7 +19,6 @@ files of observations (points) and tracklets (lines) are GeoParquet.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime, time
@@ -32,9 +31,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.errors import StoreError
-from flows.schema import EVENTS, LEDGER, OBSERVATIONS, TIMESTAMP, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, Video
+from flows.schema import (
+    EPOCH,
+    EVENTS,
+    LEDGER,
+    OBSERVATIONS,
+    TIMESTAMP,
+    TRACK_LINKS,
+    TRACKLETS,
+    Chunk,
+    ChunkResult,
+    Video,
+)
 from flows.store import duck, retention
-from flows.store.base import SCHEMA_VERSION, Filter, Store, Zone
+from flows.store.base import SCHEMA_VERSION, Filter, Store, Zone, ZoneVersion
 from flows.store.files import (
     FileCache,
     explained,
@@ -45,18 +55,9 @@ from flows.store.files import (
     write_table_durably,
 )
 from flows.store.ledger import Ledger, add_samples, files_of, read_json, write_json
+from flows.store.places import Places
 from flows.store.samples import SAMPLES
-from flows.store.tables import (
-    CALIBRATIONS,
-    RUNS,
-    SOURCES,
-    VIDEOS,
-    ZONES,
-    check_upgrade,
-    check_version,
-    rejected_id,
-    video_row,
-)
+from flows.store.tables import RUNS, SOURCES, VIDEOS, check_upgrade, check_version, rejected_id, video_row
 
 
 class ParquetStore(Store):
@@ -69,6 +70,7 @@ class ParquetStore(Store):
         self.url = url
         self._folder = Path(url).expanduser()
         self._ledger = Ledger(self._folder)
+        self._places = Places(self._folder)
         self._json = FileCache(read_json)
         self._links = FileCache(lambda path: read_table(path, TRACK_LINKS))
         self._events = FileCache(lambda path: read_table(path, EVENTS))
@@ -96,17 +98,20 @@ class ParquetStore(Store):
         check_version(self._version(), str(self._folder))
 
     def upgrade(self) -> list[int]:
-        """See `Store.upgrade`. May be killed and run again; the version is written last."""
+        """See `Store.upgrade`. May be killed and run again; each step's version is written last."""
         version_file = self._folder / "schema_version"
         with explained(self._folder), file_lock(self._folder / "locks" / "upgrade"):
             version = self._version()
-            if version == "1":
-                for row in self._ledger.rows():
-                    add_samples(self._folder, self._ledger, row)
-                write_durably(version_file, f"{SCHEMA_VERSION}\n".encode())
-                return [SCHEMA_VERSION]
-        check_upgrade(version, str(self._folder))
-        return []
+            check_upgrade(version, str(self._folder))
+            steps = list(range(int(version) + 1, SCHEMA_VERSION + 1))
+            for step in steps:
+                if step == 2:
+                    for row in self._ledger.rows():
+                        add_samples(self._folder, self._ledger, row)
+                else:
+                    self._places.upgrade()
+                write_durably(version_file, f"{step}\n".encode())
+        return steps
 
     def close(self) -> None:
         """See `Store.close`; nothing stays open."""
@@ -191,31 +196,23 @@ class ParquetStore(Store):
 
     def write_zones(self, source_id: str, zones: Sequence[Zone]) -> None:
         """See `Store.write_zones`."""
-        rows = [{"name": z.name, "kind": z.kind, "unit": z.unit, "points": z.points} for z in zones]
         with explained(self._folder):
-            path = self._folder / "zones" / f"{source_folder(source_id)}.json"
-            write_json(path, {"source_id": source_id, "zones": rows})
+            self._places.add_zones(source_id, zones)
 
-    def zones(self, source_id: str) -> list[Zone]:
-        """See `Store.zones`."""
+    def zone_versions(self, source_id: str) -> list[ZoneVersion]:
+        """See `Store.zone_versions`."""
         with explained(self._folder):
-            found = self._json.get(self._folder / "zones" / f"{source_folder(source_id)}.json")
-        return [
-            Zone(row["name"], row["kind"], tuple((x, y) for x, y in row["points"]), row["unit"])
-            for row in (found or {"zones": []})["zones"]
-        ]
+            return self._places.zone_versions(source_id)
 
-    def write_calibration(self, source_id: str, calibration_json: str) -> None:
+    def write_calibration(self, source_id: str, calibration_json: str, valid_from: datetime = EPOCH) -> None:
         """See `Store.write_calibration`."""
         with explained(self._folder):
-            path = self._folder / "calibrations" / f"{source_folder(source_id)}.json"
-            write_json(path, {"source_id": source_id, "calibration": calibration_json})
+            self._places.add_calibration(source_id, calibration_json, valid_from)
 
-    def calibration(self, source_id: str) -> str | None:
-        """See `Store.calibration`."""
+    def calibrations(self, source_id: str) -> list[tuple[datetime, str]]:
+        """See `Store.calibrations`."""
         with explained(self._folder):
-            found = self._json.get(self._folder / "calibrations" / f"{source_folder(source_id)}.json")
-        return found["calibration"] if found else None
+            return self._places.calibrations(source_id)
 
     def write_events(self, source_id: str, events: pa.Table) -> None:
         """See `Store.write_events`."""
@@ -291,8 +288,7 @@ class ParquetStore(Store):
             "observations": lambda: listed(OBSERVATIONS, "observations"),
             "track_links": lambda: self._all_links(lambda versions: list(versions.values())),
             "newest_links": lambda: self._all_links(lambda versions: [versions[max(versions)]] if versions else []),
-            "zones": self._all_zones,
-            "calibrations": lambda: pa.Table.from_pylist(self._read_json("calibrations"), CALIBRATIONS),
+            **self._places.tables(),
             "events": lambda: pa.concat_tables(
                 [EVENTS.empty_table(), *self._events.all(self._folder / "events", ".parquet").values()]
             ),
@@ -304,14 +300,6 @@ class ParquetStore(Store):
     def _sources(self) -> pa.Table:
         names = sorted({video["source_id"] for video in self._read_json("videos")})
         return pa.Table.from_pylist([{"source_id": name, "time_zone": "UTC"} for name in names], SOURCES)
-
-    def _all_zones(self) -> pa.Table:
-        rows = [
-            {**zone, "source_id": source["source_id"], "points": json.dumps(zone["points"])}
-            for source in self._read_json("zones")
-            for zone in source["zones"]
-        ]
-        return pa.Table.from_pylist(rows, ZONES)
 
     def _all_links(self, chosen: Callable[[dict[int, pa.Table]], list[pa.Table]]) -> pa.Table:
         names = [path.name.removeprefix("source_id=") for path in sorted((self._folder / "links").glob("source_id=*"))]

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 
 from psycopg import Connection
 
 from flows.store.base import Zone
 from flows.store.geometry import LOCAL_SRID, frame_of
+from flows.store.tables import zone_rows
 
 _FIRST_SRID = 900_001
 """Numbers up to 998999 are for users of PostGIS; below this one are those of registers."""
 
+_LOCK = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
 _PLACE_ZONES = """
     update zones z set geom = st_setsrid(z.geom, coalesce((select srid from calibrations c
         where c.source_id = z.source_id), 0)) where z.source_id = %s and z.geom is not null
+"""
+
+_ADD_ZONE_VERSION = """
+    insert into zone_versions (source_id, version, zones)
+    select %(source_id)s, coalesce(max(version), 0) + 1, %(zones)s from zone_versions where source_id = %(source_id)s
+"""
+_ADD_CALIBRATION = """
+    insert into calibration_versions values (%s, %s, %s)
+    on conflict (source_id, valid_from) do update set calibration = excluded.calibration
+"""
+_SHOW_CALIBRATION = """
+    insert into calibrations values (%(source_id)s, %(calibration)s, %(srid)s)
+    on conflict (source_id) do update set calibration = excluded.calibration, srid = excluded.srid
 """
 
 
@@ -23,20 +39,23 @@ def write_zones(connection: Connection, source_id: str, zones: Sequence[Zone]) -
     """Replace the zones and lines of a source, in the caller's transaction."""
     rows = [(source_id, z.name, z.kind, z.unit, json.dumps(z.points), _well_known_text(z)) for z in zones]
     with connection.cursor() as cursor:
-        cursor.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"zones {source_id}",))
+        cursor.execute(_LOCK, (f"zones {source_id}",))
         cursor.execute("delete from zones where source_id = %s", (source_id,))
         cursor.executemany("insert into zones values (%s, %s, %s, %s, %s, st_geomfromtext(%s))", rows)
         cursor.execute(_PLACE_ZONES, (source_id,))
+        cursor.execute(_ADD_ZONE_VERSION, {"source_id": source_id, "zones": json.dumps(zone_rows(zones))})
 
 
-def write_calibration(connection: Connection, source_id: str, calibration: str) -> None:
-    """Replace the calibration of a source, in the caller's transaction; its zones move to the new frame."""
-    srid = register_frame(connection, calibration)
-    connection.execute(
-        "insert into calibrations values (%(source_id)s, %(calibration)s, %(srid)s) on conflict (source_id)"
-        " do update set calibration = %(calibration)s, srid = %(srid)s",
-        {"source_id": source_id, "calibration": calibration, "srid": srid},
-    )
+def write_calibration(connection: Connection, source_id: str, calibration: str, valid_from: datetime) -> None:
+    """Add a calibration of a source, in the caller's transaction; its zones move to the newest one's frame."""
+    connection.execute(_LOCK, (f"calibrations {source_id}",))
+    connection.execute(_ADD_CALIBRATION, (source_id, valid_from, calibration))
+    (newest,) = connection.execute(
+        "select calibration from calibration_versions where source_id = %s order by valid_from desc limit 1",
+        (source_id,),
+    ).fetchone() or (calibration,)
+    srid = register_frame(connection, newest)
+    connection.execute(_SHOW_CALIBRATION, {"source_id": source_id, "calibration": newest, "srid": srid})
     connection.execute(_PLACE_ZONES, (source_id,))
 
 
@@ -56,7 +75,7 @@ def register_frame(connection: Connection, calibration: str) -> int:
         return LOCAL_SRID
     from pyproj import CRS
 
-    connection.execute("select pg_advisory_xact_lock(hashtextextended('sightflow frames', 0))")
+    connection.execute(_LOCK, ("sightflow frames",))
     found = connection.execute(
         "select srid from spatial_ref_sys where auth_name = 'sightflow' and proj4text = %s", (frame,)
     ).fetchone()

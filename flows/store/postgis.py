@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import Connection
 
-from flows.schema import EVENTS, LEDGER, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, ChunkState, Video
+from flows.schema import EPOCH, EVENTS, LEDGER, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, ChunkState, Video
 from flows.store import pgarrow, pgplaces, pgschema
-from flows.store.base import Filter, Store, Zone
+from flows.store.base import Filter, Store, Zone, ZoneVersion
 from flows.store.pgconnect import Server
 from flows.store.pgwrite import (
     assignments,
@@ -35,7 +35,6 @@ from flows.store.sql import bound, observations_sql, to_psycopg
 from flows.store.tables import (
     STATS,
     VIDEOS,
-    ZONES,
     begun_row,
     days_of,
     ended_row,
@@ -43,6 +42,7 @@ from flows.store.tables import (
     rejected_id,
     rejected_row,
     video_row,
+    zones_of,
 )
 
 _LOCK = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
@@ -250,29 +250,26 @@ class PostgisStore(Store):
 
         self._server.run(work)
 
-    def zones(self, source_id: str) -> list[Zone]:
-        """See `Store.zones`."""
-        names = ", ".join(ZONES.names)
-        found = self.query(f"select {names} from zones where source_id = $source_id", {"source_id": source_id})
-        return [
-            Zone(row["name"], row["kind"], tuple((x, y) for x, y in json.loads(row["points"])), row["unit"])
-            for row in found.to_pylist()
-        ]
+    def zone_versions(self, source_id: str) -> list[ZoneVersion]:
+        """See `Store.zone_versions`."""
+        sql = "select version, written_at, zones from zone_versions where source_id = $source_id order by version"
+        rows = self.query(sql, {"source_id": source_id}).to_pylist()
+        return [ZoneVersion(r["version"], r["written_at"], tuple(zones_of(json.loads(r["zones"])))) for r in rows]
 
-    def write_calibration(self, source_id: str, calibration_json: str) -> None:
+    def write_calibration(self, source_id: str, calibration_json: str, valid_from: datetime = EPOCH) -> None:
         """See `Store.write_calibration`. Its frame gets a number in PostGIS where it has a place on earth."""
 
         def work(connection: Connection) -> None:
             with connection.transaction():
-                pgplaces.write_calibration(connection, source_id, calibration_json)
+                pgplaces.write_calibration(connection, source_id, calibration_json, valid_from)
 
         self._server.run(work)
 
-    def calibration(self, source_id: str) -> str | None:
-        """See `Store.calibration`."""
-        sql = "select calibration from calibrations where source_id = $source_id"
-        found: list[str] = self.query(sql, {"source_id": source_id})["calibration"].to_pylist()
-        return found[0] if found else None
+    def calibrations(self, source_id: str) -> list[tuple[datetime, str]]:
+        """See `Store.calibrations`."""
+        sql = "select valid_from, calibration from calibration_versions where source_id = $source_id order by 1"
+        rows = self.query(sql, {"source_id": source_id}).to_pylist()
+        return [(row["valid_from"], row["calibration"]) for row in rows]
 
     def write_events(self, source_id: str, events: pa.Table) -> None:
         """See `Store.write_events`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from flows.errors import RefusedChunkError, SchemaVersionError
 from flows.schema import OBSERVATIONS, TIMESTAMP, Chunk, ChunkResult, ChunkState, Video, make_id
-from flows.store.base import SCHEMA_VERSION
+from flows.store.base import SCHEMA_VERSION, Zone
 
 SOURCES = pa.schema([pa.field("source_id", pa.string()), pa.field("time_zone", pa.string())])
 
@@ -46,6 +46,15 @@ RUNS = pa.schema(
 
 ZONES = pa.schema([pa.field(name, pa.string()) for name in ("source_id", "name", "kind", "unit", "points")])
 
+ZONE_VERSIONS = pa.schema(
+    [
+        pa.field("source_id", pa.string()),
+        pa.field("version", pa.int64()),
+        pa.field("written_at", TIMESTAMP),
+        pa.field("zones", pa.string()),
+    ]
+)
+
 CALIBRATIONS = pa.schema([pa.field("source_id", pa.string()), pa.field("calibration", pa.string())])
 
 STATS = pa.schema(
@@ -60,6 +69,9 @@ STATS = pa.schema(
     ]
 )
 """What `Store.stats` says: days where the table is kept by day. Indexes are part of `bytes`."""
+CALIBRATION_VERSIONS = pa.schema(
+    [pa.field("source_id", pa.string()), pa.field("valid_from", TIMESTAMP), pa.field("calibration", pa.string())]
+)
 
 TRACK_OBSERVATIONS = OBSERVATIONS.append(pa.field("track_id", pa.string(), nullable=False))
 
@@ -146,6 +158,16 @@ def ended_row(before: Mapping[str, Any], result: ChunkResult) -> dict[str, Any]:
         "timings": json.dumps(result.timings_s, sort_keys=True),
         "updated_at": datetime.now(UTC),
     }
+
+
+def zone_rows(zones: Sequence[Zone]) -> list[dict[str, Any]]:
+    """Zones and lines as they are written in JSON."""
+    return [{"name": z.name, "kind": z.kind, "unit": z.unit, "points": z.points} for z in zones]
+
+
+def zones_of(rows: Sequence[Mapping[str, Any]]) -> list[Zone]:
+    """Read what `zone_rows` made."""
+    return [Zone(row["name"], row["kind"], tuple((x, y) for x, y in row["points"]), row["unit"]) for row in rows]
 
 
 def days_of(observations: pa.Table) -> pa.Array:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from flows.calibrate import fit_homography
 from flows.events import recompute_events
-from flows.georeference import fit_homography
 from flows.schema import OBSERVATIONS, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, Video, make_id
 from flows.store import Store, Zone
 

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from flows import pipeline
+from flows.config import Settings, StoreSettings
 from flows.errors import StoreError
 from flows.schema import ChunkResult, ChunkState
 from flows.store import Store, open_store, pgconnect
@@ -93,12 +94,13 @@ def test_a_connection_that_is_always_lost_fails_the_chunk_alone(
     postgis_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pgconnect, "BACKOFF_S", (0.01, 0.01))
+    settings = Settings(store=StoreSettings(url=postgis_database))
     with open_store(postgis_database) as store:
         lost, other = _result(0, 10 * N_ROWS), make_result(make_chunk(1))
         with _shooting(postgis_database, shots=1000):
-            done = pipeline._commit({"result": pickle.dumps(lost)}, postgis_database)
+            done = pipeline._commit({"result": pickle.dumps(lost)}, settings)
         assert "again and again: see" in done["error"]
-        assert pipeline._commit({"result": pickle.dumps(other)}, postgis_database)["error"] is None
+        assert pipeline._commit({"result": pickle.dumps(other)}, settings)["error"] is None
         ledger = store.ledger().select(["state", "error", "rows"]).to_pylist()
         assert sorted(ledger, key=lambda row: row["rows"]) == [
             {"state": ChunkState.FAILED, "error": done["error"], "rows": 0},

@@ -8,6 +8,7 @@ import pytest
 
 from flows.errors import SchemaVersionError, StoreError
 from flows.store import ledger, open_store
+from flows.store.base import SCHEMA_VERSION
 from tests.stores import make_chunk, make_links, make_result
 
 
@@ -51,11 +52,12 @@ def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("version", "fix"), [("3", "upgrade this one"), ("1", "sightflow db upgrade"), ("x", "sightflow db upgrade")]
+    ("version", "fix"),
+    [(f"{SCHEMA_VERSION + 1}", "upgrade this one"), ("1", "sightflow db upgrade"), ("x", "sightflow db upgrade")],
 )
 def test_another_schema_version_is_refused(tmp_path: Path, version: str, fix: str) -> None:
     (tmp_path / "schema_version").write_text(f"{version}\n")
-    with pytest.raises(SchemaVersionError, match=f"has schema version '{version}', expected 2.*{fix}"):
+    with pytest.raises(SchemaVersionError, match=f"has schema version '{version}', expected {SCHEMA_VERSION}.*{fix}"):
         open_store(str(tmp_path)).prepare()
 
 

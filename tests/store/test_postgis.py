@@ -11,6 +11,7 @@ import pytest
 from flows.errors import SchemaVersionError, StoreError
 from flows.schema import OBSERVATIONS, TRACKLETS, ChunkResult
 from flows.store import Filter, open_store, pgconnect
+from flows.store.base import SCHEMA_VERSION
 from flows.store.pgcopy import _shapes
 from tests.stores import START, make_chunk, make_links, make_observation, make_result, make_tracklet
 
@@ -88,14 +89,14 @@ def test_processes_prepare_at_the_same_time(postgis_database: str) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(prepare, range(6)))
-    assert _rows(postgis_database, "select version from schema_version") == [(1,), (2,)]
+    assert _rows(postgis_database, "select version from schema_version") == [(1,), (2,), (3,)]
 
 
-@pytest.mark.parametrize(("version", "fix"), [(3, "upgrade this one"), (0, "sightflow db upgrade")])
+@pytest.mark.parametrize(("version", "fix"), [(SCHEMA_VERSION + 1, "upgrade this one"), (0, "sightflow db upgrade")])
 def test_another_schema_version_is_refused(postgis_database: str, version: int, fix: str) -> None:
     open_store(postgis_database).prepare()
     _execute(postgis_database, f"update sightflow.schema_version set version = {version}")
-    with pytest.raises(SchemaVersionError, match=f"has schema version '{version}', expected 2.*{fix}"):
+    with pytest.raises(SchemaVersionError, match=f"has schema version '{version}', expected {SCHEMA_VERSION}.*{fix}"):
         open_store(postgis_database).prepare()
 
 

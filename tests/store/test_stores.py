@@ -4,16 +4,36 @@ import multiprocessing
 import multiprocessing.synchronize
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from flows.errors import StoreError
-from flows.schema import EVENTS, LEDGER, OBSERVATIONS, TIMESTAMP, TRACK_LINKS, TRACKLETS, ChunkResult, ChunkState
+from flows.schema import (
+    EPOCH,
+    EVENTS,
+    LEDGER,
+    OBSERVATIONS,
+    TIMESTAMP,
+    TRACK_LINKS,
+    TRACKLETS,
+    ChunkResult,
+    ChunkState,
+)
 from flows.store import Filter, Store, Zone, open_store
 from flows.store.samples import SAMPLES
-from flows.store.tables import CALIBRATIONS, RUNS, SOURCES, TRACK_OBSERVATIONS, VIDEOS, ZONES
+from flows.store.tables import (
+    CALIBRATION_VERSIONS,
+    CALIBRATIONS,
+    RUNS,
+    SOURCES,
+    TRACK_OBSERVATIONS,
+    VIDEOS,
+    ZONE_VERSIONS,
+    ZONES,
+)
 from tests.stores import (
     START,
     make_chunk,
@@ -59,7 +79,9 @@ def test_an_empty_store_answers_every_table_with_its_columns(store: Store) -> No
         "samples": SAMPLES,
         "track_observations": TRACK_OBSERVATIONS,
         "zones": ZONES,
+        "zone_versions": ZONE_VERSIONS,
         "calibrations": CALIBRATIONS,
+        "calibration_versions": CALIBRATION_VERSIONS,
         "events": EVENTS,
     }
     for name, schema in expected.items():
@@ -255,6 +277,25 @@ def test_observations_are_filtered_and_in_order(store: Store) -> None:
         list(store.observations(Filter(), ["speed"]))
 
 
+def test_every_version_of_zones_and_calibrations_stays(store: Store) -> None:
+    sets = [[Zone("gate", "line", ((1, 2), (3, 4)))], [], [Zone("yard", "zone", ((0, 0), (4, 0), (4, 3)), "m")]]
+    for zones in sets:
+        store.write_zones("gate", zones)
+    store.write_zones("yard", sets[0])
+    versions = store.zone_versions("gate")
+    assert [(v.version, list(v.zones)) for v in versions] == list(enumerate(sets, start=1))
+    assert all(a.written_at < b.written_at for a, b in pairwise(versions))
+    assert store.query("select name from zones where source_id = 'gate'")["name"].to_pylist() == ["yard"]
+    later = START + timedelta(days=1)
+    for valid_from, calibration in ((later, '{"b": 2}'), (EPOCH, '{"a": 1}'), (later, '{"b": 3}')):
+        store.write_calibration("gate", calibration, valid_from)
+    assert store.calibrations("gate") == [(EPOCH, '{"a": 1}'), (later, '{"b": 3}')]
+    assert store.calibration("gate") == '{"b": 3}'
+    assert store.query("select calibration from calibrations")["calibration"].to_pylist() == ['{"b": 3}']
+    counted = store.query("select source_id, count(*) as n from zone_versions group by source_id order by source_id")
+    assert counted["n"].to_pylist() == [3, 1]
+
+
 def test_places_and_events_are_replaced_per_source(store: Store) -> None:
     zones = [
         Zone("yard ünder 1%", "zone", ((0.5, 0.0), (4.0, 0.0), (4.0, 3.0)), "m"),
@@ -269,6 +310,7 @@ def test_places_and_events_are_replaced_per_source(store: Store) -> None:
     store.write_calibration("gate", '{"old": 1}')
     store.write_calibration("gate", '{"new": 2}')
     assert (store.calibration("gate"), store.calibration("yard")) == ('{"new": 2}', None)
+    assert store.calibrations("gate") == [(EPOCH, '{"new": 2}')]
     store.write_events("gate", make_events(make_event(zone="old")))
     store.write_events("yard", make_events(make_event(source_id="yard")))
     events = make_events(make_event(), make_event(kind="crossing", duration_s=None, direction="forward", inferred=True))

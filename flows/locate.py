@@ -1,0 +1,193 @@
+"""Observations -> observations on the ground, by the calibration of their time or by the drone's telemetry."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.config import GeoreferenceSettings
+from flows.errors import TelemetryError
+from flows.flight import PoseNoise, flight_positions
+from flows.georeference import Calibration, Floats, ground_positions
+from flows.schema import Video
+from flows.store.base import Store
+from flows.telemetry import Telemetry, beside
+
+_log = logging.getLogger(__name__)
+
+GROUND_POINT_SIGMA = 0.03
+"""Standard deviation of an object's bottom edge as a share of its box height: about 3 px on a person of 100 px."""
+MIN_SIGMA_PX = 1.0
+POSITION = ("x_m", "y_m", "sigma_m")
+"""The columns that say where on the ground an object is, and how surely."""
+
+Versions = Sequence[tuple[datetime, Calibration]]
+"""Calibrations of one source by the time from which each holds, in order."""
+
+
+def locate_stored(
+    store: Store,
+    source_id: str,
+    observations: pa.Table,
+    settings: GeoreferenceSettings,
+    video: Video | None = None,
+) -> pa.Table:
+    """Put a source's observations on the ground, as far as is known how.
+
+    Its calibrations decide; a source without any takes the telemetry beside each video, and the first video's place
+    becomes the origin of its frame.
+
+    Args:
+        store: asked for calibrations, and for the source's videos where none is given.
+        source_id: of all the observations.
+        observations: with `video_id`, `pts_ns`, `ts` and what `locate` needs.
+        settings: of georeferencing.
+        video: of all the observations; None where they may be of several.
+
+    Returns:
+        The same rows with x_m, y_m and sigma_m; as they were where nothing says how to place them.
+    """
+    versions = calibrations(store, source_id)
+    if any(not calibration.flies for _, calibration in versions):
+        return locate(observations, versions)
+    if not settings.telemetry or not observations.num_rows:
+        return observations
+    located: Floats = np.stack([pc.cast(observations[name], pa.float64()).to_numpy() for name in POSITION], axis=1)
+    for video_id, uri, size_px in _videos(store, source_id) if video is None else [_of(video)]:
+        rows = np.flatnonzero(pc.equal(observations["video_id"], video_id).to_numpy())
+        if len(rows) and (telemetry := _telemetry(uri, settings)) is not None:
+            origin = _origin(store, source_id, telemetry, size_px, settings)
+            located[rows] = _fly(observations.take(pa.array(rows)), telemetry, size_px, origin, settings)
+    return _with_positions(observations, located)
+
+
+def _of(video: Video) -> tuple[str, str, tuple[int, int]]:
+    return video.video_id, video.uri, (video.width_px, video.height_px)
+
+
+def _videos(store: Store, source_id: str) -> Iterator[tuple[str, str, tuple[int, int]]]:
+    """Id, address and size of a source's videos, in order of time."""
+    sql = "select video_id, uri, width_px, height_px from videos where source_id = $source_id order by start_time, uri"
+    for row in store.query(sql, {"source_id": source_id}).to_pylist():
+        yield row["video_id"], row["uri"], (row["width_px"], row["height_px"])
+
+
+def calibrations(store: Store, source_id: str) -> Versions:
+    """A source's calibrations."""
+    return [(since, Calibration.from_json(text)) for since, text in store.calibrations(source_id)]
+
+
+def locate(observations: pa.Table, versions: Versions) -> pa.Table:
+    """The same observations with x_m, y_m and sigma_m; null before the first version and beyond the horizon."""
+    points_px, sigma_px = _ground_points(observations)
+    located = np.full((len(points_px), 3), np.nan)
+    t_us = observations["ts"].cast(pa.int64()).to_numpy()
+    since_us = pa.array([since for since, _ in versions], observations["ts"].type).cast(pa.int64()).to_numpy()
+    which = np.searchsorted(since_us, t_us, side="right") - 1
+    for index, (_, calibration) in enumerate(versions):
+        rows = which == index
+        if rows.any():
+            located[rows] = np.column_stack(ground_positions(calibration, points_px[rows], sigma_px[rows]))
+    return _with_positions(observations, located)
+
+
+def sigma_of_ground_point_px(y1_px: Floats, y2_px: Floats) -> Floats:
+    """Standard deviation of the ground point of boxes from `y1_px` to `y2_px`."""
+    sigma_px: Floats = np.maximum(GROUND_POINT_SIGMA * (y2_px - y1_px), MIN_SIGMA_PX)
+    return sigma_px
+
+
+def _ground_points(observations: pa.Table) -> tuple[Floats, Floats]:
+    x_px, y_px, y1_px, y2_px = (
+        observations[name].to_numpy().astype(np.float64) for name in ("x_px", "y_px", "y1_px", "y2_px")
+    )
+    return np.stack([x_px, y_px], axis=1), sigma_of_ground_point_px(y1_px, y2_px)
+
+
+def _with_positions(observations: pa.Table, located: Floats) -> pa.Table:
+    """The observations with these `POSITION` columns (N, 3), null where NaN."""
+    for name, values in zip(POSITION, located.T, strict=True):
+        index = observations.schema.get_field_index(name)
+        field = observations.schema.field(index)
+        observations = observations.set_column(index, field, pa.array(values, mask=np.isnan(values)).cast(field.type))
+    return observations
+
+
+def _fly(
+    observations: pa.Table,
+    telemetry: Telemetry,
+    size_px: tuple[int, int],
+    origin_lonlat: tuple[float, float],
+    settings: GeoreferenceSettings,
+) -> Floats:
+    """Positions of one video's observations, (N, 3) as in `POSITION`."""
+    points_px, sigma_px = _ground_points(observations)
+    poses = telemetry.at(observations["pts_ns"].to_numpy())
+    return np.column_stack(flight_positions(poses, points_px, sigma_px, size_px, origin_lonlat, _noise(settings)))
+
+
+def _telemetry(uri: str, settings: GeoreferenceSettings) -> Telemetry | None:
+    """A video's telemetry, completed from the settings; None, with a line in the log, where it does not suffice."""
+    try:
+        found = beside(uri)
+    except TelemetryError as error:
+        _log.warning("%s", error)
+        return None
+    if found is None:
+        return None
+    found = replace(
+        found,
+        pitch_deg=_filled(found.pitch_deg, settings.gimbal_pitch_deg),
+        roll_deg=_filled(found.roll_deg, 0.0),
+        focal_35mm=_filled(found.focal_35mm, settings.focal_35mm),
+    )
+    missing = [n for n in ("height_m", "pitch_deg", "focal_35mm") if not np.isfinite(getattr(found, n)).all()]
+    if missing:
+        _log.warning(
+            "%s: its telemetry lacks %s, so positions stay unknown; see docs/drone.md", uri, ", ".join(missing)
+        )
+        return None
+    return found.with_course()
+
+
+def _filled(values: Floats, given: float | None) -> Floats:
+    return np.where(np.isfinite(values), values, np.nan if given is None else given)
+
+
+def _origin(
+    store: Store, source_id: str, telemetry: Telemetry, size_px: tuple[int, int], settings: GeoreferenceSettings
+) -> tuple[float, float]:
+    """The origin of a flying source's frame; the first to ask sets it."""
+    with store.locked(source_id):
+        versions = calibrations(store, source_id)
+        if not versions:
+            store.write_calibration(source_id, _first_view(telemetry, size_px, settings).to_json())
+            return telemetry.origin_lonlat
+    return versions[0][1].origin_lonlat or telemetry.origin_lonlat
+
+
+def _first_view(telemetry: Telemetry, size_px: tuple[int, int], settings: GeoreferenceSettings) -> Calibration:
+    """What the store says of a source that flies: its frame, and what a position in the picture's middle is worth."""
+    first = telemetry.at(telemetry.pts_ns[:1])
+    middle_px = np.array([size_px]) / 2
+    _, sigma_m = flight_positions(first, middle_px, 1.0, size_px, telemetry.origin_lonlat, _noise(settings))
+    nothing = np.empty((0, 2))
+    return Calibration(
+        np.eye(3), nothing, nothing, np.empty(0, bool), float(sigma_m[0]), telemetry.origin_lonlat, flies=True
+    )
+
+
+def _noise(settings: GeoreferenceSettings) -> PoseNoise:
+    return PoseNoise(
+        settings.position_sigma_m,
+        settings.height_sigma_m,
+        settings.angle_sigma_deg,
+        settings.heading_sigma_deg,
+        settings.focal_sigma_share,
+    )

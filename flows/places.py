@@ -1,0 +1,183 @@
+"""`sightflow calibrate`, `zones` and `events`: where things are, and what happened there."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.config import Settings
+from flows.console import StoreOption, err, existing_store, known_sources, out, print_table, utc
+from flows.errors import CalibrationError, UsageError
+from flows.georeference import Calibration
+from flows.schema import EPOCH
+from flows.store import Store
+
+events_app = typer.Typer(no_args_is_help=True, help="Events: visits, crossings, speeds, stops, work, encounters.")
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings; see docs/settings.md.")]
+
+
+def calibrate(
+    source: Annotated[str, typer.Argument(help="The source whose ground plane is fitted.")],
+    points: Annotated[Path | None, typer.Option(help="CSV of control points; see docs/calibration.md.")] = None,
+    since: Annotated[
+        datetime | None, typer.Option("--from", help="World time from which it holds, UTC; default: from ever on.")
+    ] = None,
+    k1: Annotated[float | None, typer.Option(help="Lens distortion, where it is known.")] = None,
+    fit_lens: Annotated[bool, typer.Option("--fit-lens", help="Fit the lens distortion as well.")] = False,
+    check: Annotated[Path | None, typer.Option(help="Picture to write: the metre grid on a still.")] = None,
+    still: Annotated[
+        str | None, typer.Option(help="Picture or video to draw on; default: the source's newest video.")
+    ] = None,
+    grid_m: Annotated[float | None, typer.Option(help="Metres between the grid's lines; default: what fits.")] = None,
+    config: ConfigOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Fit a source's ground plane from control points and recompute its events; or check the calibration there is."""
+    settings = Settings.load(config)
+    with existing_store(store) as opened:
+        if points is not None:
+            calibration = _fitted(opened, source, points, k1, fit_lens, still)
+            opened.write_calibration(source, calibration.to_json(), utc(since) or EPOCH)
+            _recompute(opened, source, settings)
+            _note_if_unknown(opened, source)
+        elif (text := opened.calibration(source)) is not None:
+            calibration = Calibration.from_json(text)
+        else:
+            raise CalibrationError(f"source {source!r} has no calibration yet: give control points with --points")
+        _describe(calibration)
+        if check is not None:
+            from flows.metre_grid import first_picture, write_check
+
+            if not len(calibration.points_m):
+                raise CalibrationError(f"source {source!r} flies: no one grid fits all its frames")
+            step_m = write_check(check, first_picture(still or _newest_video(opened, source)[0]), calibration, grid_m)
+            out.print(f"grid of {step_m:g} m drawn on {check}")
+
+
+def _fitted(
+    store: Store, source: str, points: Path, k1: float | None, fit_lens: bool, still: str | None
+) -> Calibration:
+    from flows.calibrate import fit_homography, fit_with_lens, read_points
+    from flows.georeference import Lens
+
+    before = store.calibration(source)
+    control = read_points(points, Calibration.from_json(before).origin_lonlat if before else None)
+    if k1 is None and not fit_lens:
+        return fit_homography(control.points_px, control.points_m, control.origin_lonlat)
+    if k1 is not None and fit_lens:
+        raise UsageError("--k1 gives the lens and --fit-lens looks for it: use one of them")
+    if still is not None:
+        from flows.metre_grid import first_picture
+
+        height_px, width_px = first_picture(still).shape[:2]
+    else:
+        _, width_px, height_px = _newest_video(store, source)
+    if k1 is None:
+        return fit_with_lens(control, width_px, height_px)
+    lens = Lens.of_picture(k1, width_px, height_px)
+    return fit_homography(control.points_px, control.points_m, control.origin_lonlat, lens)
+
+
+def _newest_video(store: Store, source: str) -> tuple[str, int, int]:
+    """Address, width and height of a source's newest video."""
+    sql = "select uri, width_px, height_px from videos where source_id = $source order by start_time desc, uri limit 1"
+    rows = store.query(sql, {"source": source}).to_pylist()
+    if not rows:
+        raise UsageError(f"the store has no video of source {source!r}: name a picture of its view with --still")
+    return rows[0]["uri"], rows[0]["width_px"], rows[0]["height_px"]
+
+
+def _describe(calibration: Calibration) -> None:
+    used, given = int(calibration.inliers.sum()), len(calibration.points_px)
+    out.print(f"{used} of {given} points fit, error {calibration.rmse_m:.3f} m (root mean square)")
+    if calibration.lens:
+        out.print(f"lens distortion k1 {calibration.lens.k1:+.4f}")
+    for row, inlier in enumerate(calibration.inliers.tolist()):
+        if not inlier:
+            out.print(f"set aside: point {row + 1} at {calibration.points_px[row].tolist()} px; is it mistyped?")
+
+
+def zones(
+    source: Annotated[str, typer.Argument(help="The source the zones belong to.")],
+    file: Annotated[Path | None, typer.Argument(help="YAML or GeoJSON; see docs/zones.md.")] = None,
+    restore: Annotated[int | None, typer.Option(help="Version to take up again, as a new one.")] = None,
+    config: ConfigOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Set a source's zones and counting lines and recompute its events; without a file, list what it had."""
+    from flows.zones import read_zones
+
+    settings = Settings.load(config)
+    with existing_store(store) as opened:
+        if file is None and restore is None:
+            for version in opened.zone_versions(source):
+                names = ", ".join(zone.name for zone in version.zones) or "none"
+                out.print(f"version {version.version}  {version.written_at:%Y-%m-%d %H:%M:%S}  {names}")
+            return
+        if file is not None:
+            text = opened.calibration(source)
+            chosen = read_zones(file, Calibration.from_json(text).origin_lonlat if text else None)
+        else:
+            known = {version.version: version.zones for version in opened.zone_versions(source)}
+            if restore not in known:
+                raise UsageError(f"source {source!r} has no zones of version {restore}; it has {list(known) or 'none'}")
+            chosen = list(known[restore])
+        opened.write_zones(source, chosen)
+        events = _recompute(opened, source, settings)
+        _note_if_unknown(opened, source)
+    out.print(f"{len(chosen)} zones and lines, {events} events")
+
+
+@events_app.command()
+def recompute(
+    sources: Annotated[list[str] | None, typer.Argument(help="The sources; default: all.")] = None,
+    config: ConfigOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Compute events anew from stored observations, zones and calibrations; no video is touched."""
+    settings = Settings.load(config)
+    with existing_store(store) as opened:
+        for source in sources or _all_sources(opened):
+            out.print(f"{source}: {_recompute(opened, source, settings)} events", highlight=False)
+
+
+@events_app.command()
+def occupancy(
+    source: Annotated[str, typer.Argument(help="The source.")],
+    bin_seconds: Annotated[float, typer.Option(help="Width of a time bin.")] = 60.0,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="Count only those that stand: the length of the queue.")
+    ] = False,
+    output: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
+    store: StoreOption = None,
+) -> None:
+    """How many objects were in each zone at once, over time: the mean and the most of each bin."""
+    from flows.events import occupancy as count
+    from flows.schema import EVENTS
+
+    sql = "select * from events where source_id = $source and kind = $kind"
+    kind = "wait" if queue else "visit"
+    with existing_store(store) as opened:
+        found = opened.query(sql, {"source": source, "kind": kind}).cast(EVENTS)
+    print_table(count(found, bin_seconds, kind), "Queue length" if queue else "Occupancy", output)
+
+
+def _note_if_unknown(store: Store, source: str) -> None:
+    """Zones and a calibration may come before the first video; a misspelt source looks the same."""
+    if source not in (known := known_sources(store)):
+        note = f"note: no video of source {source!r} yet; the store has {', '.join(known) or 'none'}"
+        err.print(note, markup=False, highlight=False)
+
+
+def _all_sources(store: Store) -> list[str]:
+    names: list[str] = store.query("select distinct source_id from chunks order by 1")["source_id"].to_pylist()
+    return names
+
+
+def _recompute(store: Store, source: str, settings: Settings) -> int:
+    from flows.events import recompute_events
+
+    return int(recompute_events(store, source, settings.events, settings.georeference).num_rows)

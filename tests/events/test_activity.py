@@ -1,0 +1,147 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.config import EventSettings
+from flows.events import compute_events, occupancy
+from flows.events.work import CHANGES, MASK_COLUMNS, mask_change, mask_changes
+from flows.schema import TIMESTAMP, Mask
+from tests.walks import SQUARE, START_US, events_of, make_observations, seconds, walk
+
+
+def _stand(x: float, y: float, start_s: float, until_s: float, hz: float = 10) -> list[tuple[float, float, float]]:
+    return [(t, x, y) for t in np.arange(start_s, until_s - 1e-9, 1 / hz)]
+
+
+def _walk_wait_walk() -> list[tuple[float, float, float]]:
+    """Five seconds to the yard's middle, ten of standing there, five on."""
+    there = walk((-5, 5), (5, 5), speed=2)
+    back = [(15 + t, x, y) for t, x, y in walk((5, 5), (15, 5), speed=2)]
+    return [*there[:-1], *_stand(5, 5, 5, 15), *back]
+
+
+def test_presence_tells_a_tracks_speeds_and_way():
+    (row,) = events_of(make_observations({"a": walk((0, 0), (30, 0), speed=1.5)}), [], "presence").to_pylist()
+    assert row["duration_s"] == pytest.approx(20)
+    assert row["distance_m"] == pytest.approx(30, abs=0.01)
+    assert [row[f"speed_{n}_m_s"] for n in ("mean", "p85", "max")] == pytest.approx([1.5] * 3, abs=0.001)
+
+
+def test_speeds_of_a_visit_are_those_inside():
+    slow_inside = [*walk((-8, 5), (0, 5), speed=4), *((2.1 + t, x, y) for t, x, y in walk((0.1, 5), (10, 5)))]
+    rows = events_of(make_observations({"a": slow_inside}), [SQUARE], "visit", "presence").to_pylist()
+    visit, presence = sorted(rows, key=lambda row: row["kind"], reverse=True)
+    assert visit["speed_p85_m_s"] == pytest.approx(1, abs=0.05)
+    assert presence["speed_max_m_s"] == pytest.approx(4, abs=0.01)
+
+
+def test_without_metres_there_are_no_speeds():
+    observations = make_observations({"a": walk((0, 0), (9, 0))}, x_m=pa.nulls(91), y_m=pa.nulls(91))
+    (row,) = events_of(observations, [], "presence").to_pylist()
+    assert row["speed_p85_m_s"] is None
+    assert row["distance_m"] is None
+
+
+@given(hz=st.sampled_from([2, 5, 12.5, 25]), speed=st.floats(0.5, 20))
+@settings(deadline=None, max_examples=25)
+def test_the_speed_is_the_same_at_every_rate(hz, speed):
+    (row,) = events_of(make_observations({"a": walk((0, 0), (100, 0), speed=speed, hz=hz)}), [], "presence").to_pylist()
+    assert row["speed_p85_m_s"] == pytest.approx(speed, rel=1e-3)
+
+
+def test_a_stop_and_the_wait_in_the_zone():
+    events = events_of(make_observations({"a": _walk_wait_walk()}), [SQUARE], "stop", "wait")
+    assert sorted(zip(events["kind"].to_pylist(), events["zone"].to_pylist(), strict=True)) == [
+        ("stop", ""),
+        ("wait", "yard"),
+    ]
+    assert seconds(events) == pytest.approx([5, 5], abs=0.3)
+    assert events["duration_s"].to_pylist() == pytest.approx([10, 10], abs=0.6)
+
+
+def test_active_and_idle_cover_the_track():
+    events = events_of(make_observations({"a": _walk_wait_walk()}), [], "active", "idle")
+    assert events["kind"].to_pylist() == ["active", "idle", "active"]
+    assert sum(events["duration_s"].to_pylist()) == pytest.approx(20)
+    assert events["duration_s"].to_pylist()[1] == pytest.approx(10, abs=0.6)
+
+
+def test_a_short_pause_is_no_idleness():
+    paused = [*walk((0, 0), (5, 0)), *((5.6 + t, x, y) for t, x, y in walk((5, 0), (10, 0)))]
+    assert events_of(make_observations({"a": paused}), [], "idle").num_rows == 0
+
+
+def _digger(area_px: int, arm: float) -> Mask:
+    """A body with an arm that reaches out to a share of its height."""
+    side = round(area_px**0.5)
+    crop = np.zeros((2 * side, 2 * side), dtype=np.bool_)
+    crop[side:, :side] = True
+    top = round(arm * side)
+    crop[top : top + max(side // 5, 2), side:] = True
+    return Mask(100, 100, crop)
+
+
+def test_a_digger_that_stands_works_while_its_arm_moves():
+    times = np.arange(0, 30, 0.2)
+    arm = np.where(times < 15, 0.5 + 0.4 * np.sin(times), 0.5)
+    masks = pa.array([_digger(900, a).to_bytes() for a in arm], pa.binary())
+    n = len(times)
+    observations = make_observations({"d": [(t, 5, 5) for t in times]}, class_name=["excavator"] * n)
+    changes = mask_changes(observations.append_column("mask", masks).select(MASK_COLUMNS).to_batches(), 2_000_000)
+    assert changes.schema.equals(CHANGES)
+    events = compute_events(observations, [], EventSettings(), changes)
+    work = [(e["kind"], e["duration_s"]) for e in events.to_pylist() if e["kind"] in ("active", "idle")]
+    assert [kind for kind, _ in work] == ["active", "idle"]
+    assert work[0][1] == pytest.approx(15, abs=1)
+    # Without masks, what stands is idle.
+    assert events_of(observations, [], "active").num_rows == 0
+
+
+@given(dx=st.integers(-3, 3), dy=st.integers(-3, 3), grow=st.integers(0, 1))
+def test_a_seam_is_no_change(dx, dy, grow):
+    """A mask that trembles by a pixel changes nothing; one that moves by more does."""
+    before = Mask(50, 50, np.ones((40, 40), dtype=np.bool_))
+    now = Mask(50 + dx, 50 + dy, np.ones((40 + grow, 40), dtype=np.bool_))
+    change = mask_change(before, now)
+    if max(abs(dx), abs(dy) + grow) <= 1:
+        assert change == 0
+    if min(abs(dx), abs(dy)) > 1:
+        assert change > 0
+
+
+def test_masks_of_another_video_are_not_compared():
+    """A source's videos need not come in order of time."""
+    rows = [(start + t, _digger(900, 0.5 if start else 0.1)) for start in (100.0, 0.0) for t in np.arange(0, 4, 0.5)]
+    batch = pa.record_batch(
+        [
+            ["d"] * len(rows),
+            pa.array([START_US + round(t * 1e6) for t, _ in rows], pa.int64()).cast(TIMESTAMP),
+            pa.array([mask.to_bytes() for _, mask in rows], pa.binary()),
+        ],
+        names=list(MASK_COLUMNS),
+    )
+    changes = mask_changes([batch], 2_000_000)
+    assert changes.num_rows > 0
+    assert set(changes["change"].to_pylist()) == {0.0}
+
+
+def test_most_of_what_is_inferred_marks_a_span():
+    path = _stand(5, 5, 0, 10)
+    for share, marked in ((0.4, False), (0.6, True)):
+        states = ["bridged" if i < share * len(path) else "detected" for i in range(len(path))]
+        events = events_of(make_observations({"a": path}, state=states), [], "presence", "stop")
+        assert set(events["inferred"].to_pylist()) == {marked}
+
+
+def test_occupancy_and_queue_over_time():
+    """Three stand in the yard, one after the other, two of them at once; a fourth walks through."""
+    paths = {"a": _stand(2, 2, 0, 30), "b": _stand(4, 4, 10, 30), "c": _stand(6, 6, 40, 60)}
+    paths["d"] = [(t + 10, x, y) for t, x, y in walk((-1, 5), (11, 5), speed=2)]
+    events = events_of(make_observations(paths), [SQUARE], "visit", "wait")
+    in_yard, queue = (occupancy(events, 20, kind).to_pylist() for kind in ("visit", "wait"))
+    assert [row["most"] for row in in_yard] == [3, 2, 1]
+    assert [row["most"] for row in queue] == [2, 2, 1]
+    assert [row["mean"] for row in in_yard] == pytest.approx([(20 + 10 + 5) / 20, 1, 1], abs=0.03)
+    assert [row["mean"] for row in queue] == pytest.approx([1.5, 1, 1], abs=0.03)

@@ -1,0 +1,148 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.errors import CalibrationError
+from flows.events import recompute_events
+from flows.schema import EVENTS
+from flows.store import Zone, open_store
+from tests.dashboard.filled import fill
+from tests.walks import SQUARE, events_of, make_observations, seconds, walk
+
+LINE = Zone("gate", "line", ((0, 5), (20, 5)))
+
+
+def test_a_visit_begins_and_ends_on_the_edge():
+    events = events_of(make_observations({"a": walk((-5.03, 5), (15, 5), hz=3)}), [SQUARE])
+    assert events.schema.equals(EVENTS)
+    assert events["kind"].to_pylist() == ["visit"]
+    assert seconds(events) == pytest.approx([5.03], abs=1e-6)
+    assert events["duration_s"].to_pylist() == pytest.approx([10.0], abs=1e-6)
+    assert events["direction"].to_pylist() == [None]
+
+
+def test_a_visit_is_cut_where_the_track_is():
+    events = events_of(make_observations({"a": walk((5, 5), (8, 5))}), [SQUARE])
+    assert seconds(events) == [0.0]
+    assert events["duration_s"].to_pylist() == pytest.approx([3.0])
+
+
+def test_swaying_on_the_edge_is_one_visit_and_cutting_a_corner_none():
+    swaying = [(i / 10, 0.05 if i % 3 else -0.05, 5.0) for i in range(100)]
+    corner = walk((9.9, -5), (10.1, 5), speed=50, hz=10)
+    events = events_of(make_observations({"sways": swaying, "cuts": corner}), [SQUARE])
+    assert events["track_id"].to_pylist() == ["sways"]
+    assert events["duration_s"].to_pylist() == pytest.approx([9.8], abs=0.1)
+
+
+def test_coming_back_later_is_a_second_visit():
+    observations = make_observations({"a": walk((-2, 5), (2, 5), (-2, 5), (2, 5))})
+    events = events_of(observations, [SQUARE])
+    assert seconds(events) == pytest.approx([2, 10])
+    assert events["duration_s"].to_pylist() == pytest.approx([4, 2])
+    assert events_of(observations, [SQUARE], debounce_seconds=5).num_rows == 1
+
+
+@pytest.mark.parametrize(("unit", "down", "up"), [("px", "forward", "backward"), ("m", "backward", "forward")])
+def test_forward_is_from_left_to_right_of_the_drawing(unit, down, up):
+    """y runs down in the picture and up on the plan: what looks the same is called the same."""
+    paths = {"increasing": walk((10, 0), (10, 10)), "decreasing": walk((12, 10), (12, 0))}
+    events = events_of(make_observations(paths), [Zone("gate", "line", LINE.points, unit)])
+    by_track = dict(zip(events["track_id"].to_pylist(), events["direction"].to_pylist(), strict=True))
+    assert by_track == {"increasing": down, "decreasing": up}
+
+
+def test_the_crossing_time_is_that_of_the_line():
+    events = events_of(make_observations({"a": walk((10, 0.13), (10, 10), hz=2)}), [LINE])
+    assert events["kind"].to_pylist() == ["crossing"]
+    assert seconds(events) == pytest.approx([4.87], abs=1e-6)
+    assert events["duration_s"].to_pylist() == [None]
+
+
+def test_swaying_on_a_line_is_no_crossing_and_going_over_is_one():
+    sway = [(i / 10, 10.0, 5 + (1 if i % 2 else -1)) for i in range(50)]
+    over = [*walk((10, 0), (10, 4)), *((4 + i / 10, 10.0, 5 + (1 if i % 2 else -1)) for i in range(1, 50))]
+    over += [(9 + t, x, y) for t, x, y in walk((10, 6), (10, 12))]
+    events = events_of(make_observations({"sways": sway, "goes": over}), [LINE])
+    assert events["track_id"].to_pylist() == ["goes"]
+
+
+def test_once_per_direction_and_not_around_the_end():
+    weaving = walk((10, 0), (10, 10), (11, 10), (11, 0), (12, 0), (12, 10), (13, 10), (13, 0))
+    around = walk((15, 0), (25, 0), (25, 10), (15, 10))
+    events = events_of(make_observations({"weaves": weaving, "rounds": around}), [LINE])
+    assert events["track_id"].to_pylist() == ["weaves", "weaves"]
+    assert events["direction"].to_pylist() == ["forward", "backward"]
+    assert seconds(events) == pytest.approx([5, 16])
+
+
+def test_a_corner_of_a_polyline_counts_once():
+    bent = Zone("gate", "line", ((0, 10), (10, 5), (20, 10)))
+    events = events_of(make_observations({"a": [(0, 10, 0), (1, 10, 5), (2, 10, 10)]}), [bent])
+    assert events.num_rows == 1
+    assert seconds(events) == pytest.approx([1])
+
+
+def test_events_made_by_what_was_not_seen_are_marked():
+    path = walk((9, 0.5), (9, 9.5))
+    states = ["bridged" if 4 < t < 5 else "detected" for t, _, _ in path]
+    seen = events_of(make_observations({"a": path}), [LINE, SQUARE])
+    hidden = events_of(make_observations({"a": path}, state=states), [LINE, SQUARE])
+    assert set(seen["inferred"].to_pylist()) == {False}
+    assert dict(zip(hidden["kind"].to_pylist(), hidden["inferred"].to_pylist(), strict=True)) == {
+        "crossing": True,
+        "visit": False,
+    }
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    steps=st.lists(st.tuples(st.floats(-4, 4), st.floats(-4, 4)), min_size=2, max_size=60),
+    order=st.randoms(use_true_random=False),
+)
+def test_visits_agree_with_a_walk_through_the_samples(steps, order):
+    """Against the plain definition, one observation after the other; the order of rows changes nothing."""
+    xy = np.array([5.0, 5.0]) + np.cumsum(np.array(steps), axis=0)
+    path = [(float(i), *point) for i, point in enumerate(xy.tolist())]
+    observations = make_observations({"a": path, "b": [(t, x + 1e4, y) for t, x, y in path]})
+    rows = list(range(observations.num_rows))
+    order.shuffle(rows)
+    events = events_of(observations.take(rows), [SQUARE], debounce_seconds=0)
+    inside = [0 < x < 10 and 0 < y < 10 for _, x, y in path]
+    stays = sum(now and not before for before, now in zip([False, *inside], inside, strict=False))
+    assert events.num_rows == stays
+    assert sorted(events["event_id"].to_pylist()) == sorted(
+        events_of(observations, [SQUARE], debounce_seconds=0)["event_id"].to_pylist()
+    )
+
+
+def test_no_observations_or_zones_noevents_of():
+    assert events_of(make_observations({"a": walk((0, 0), (1, 1))}), []).num_rows == 0
+    assert events_of(make_observations({}), [SQUARE, LINE, Zone("m", "line", LINE.points, "m")]).num_rows == 0
+
+
+def test_metres_without_calibration_say_so():
+    observations = make_observations({"a": [(0, 1, 1)]}, x_m=pa.nulls(1), y_m=pa.nulls(1), sigma_m=pa.nulls(1))
+    with pytest.raises(CalibrationError, match=r"'yard' is in metres.*calibrate the source"):
+        events_of(observations, [Zone("yard", "zone", SQUARE.points, "m")])
+
+
+def test_events_are_recomputed_from_what_is_stored(store_url):
+    with open_store(store_url) as store:
+        fill(store)
+        yard_m = Zone("yard", "zone", ((-10.0, 5), (10, 5), (10, 60), (-10, 60)), "m")
+        gate = Zone("gate", "line", ((300, 100), (300, 360)))
+        store.write_zones("gate", [yard_m, gate])
+        # The observations were committed before there was a calibration.
+        events = recompute_events(store, "gate")
+        assert sorted(set(events["zone"].to_pylist())) == ["", "gate", "yard"]
+        assert (
+            store.query("select event_id from events where source_id = 'gate' order by ts, event_id")[
+                "event_id"
+            ].to_pylist()
+            == events["event_id"].to_pylist()
+        )
+        store.write_zones("gate", [])
+        assert set(recompute_events(store, "gate")["zone"].to_pylist()) == {""}

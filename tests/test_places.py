@@ -1,0 +1,92 @@
+"""The commands about places, on a store as a run leaves it."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.errors import CalibrationError, UsageError
+from flows.georeference import Calibration
+from flows.store import open_store
+from tests.dashboard.filled import fill
+
+ZONES = "zones: [{name: yard, kind: zone, points: [[0, 100], [640, 100], [640, 360], [0, 360]]}]"
+POINTS = "x_px,y_px,x_m,y_m\n0,100,-20,40\n640,100,20,40\n640,360,5,8\n0,360,-5,8\n320,360,0,8\n320,100,0,40\n"
+
+
+@pytest.fixture
+def url(tmp_path):
+    path = str(tmp_path / "store")
+    with open_store(path) as store:
+        fill(store)
+    return path
+
+
+def _sightflow(*arguments):
+    done = CliRunner().invoke(app, [str(a) for a in arguments])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.stdout
+
+
+def test_zones_are_set_listed_and_taken_up_again(url, tmp_path):
+    (tmp_path / "zones.yaml").write_text(ZONES)
+    assert "1 zones and lines" in _sightflow("zones", "gate", tmp_path / "zones.yaml", "--store", url)
+    listed = _sightflow("zones", "gate", "--store", url).splitlines()
+    assert [line.split()[1] for line in listed] == ["1", "2"]
+    assert listed[0].endswith("entrance, kerb")
+    assert listed[1].endswith("yard")
+    _sightflow("zones", "gate", "--restore", 1, "--store", url)
+    with open_store(url) as store:
+        assert [zone.name for zone in store.zones("gate")] == ["entrance", "kerb"]
+    with pytest.raises(UsageError, match=r"no zones of version 9; it has \[1, 2, 3\]"):
+        _sightflow("zones", "gate", "--restore", 9, "--store", url)
+
+
+def test_events_are_recomputed_and_counted(url):
+    assert _sightflow("events", "recompute", "--store", url).startswith("gate: ")
+    arguments = ("events", "occupancy", "gate", "--bin-seconds", 5, "--format", "json", "--store", url)
+    rows = [json.loads(line) for line in _sightflow(*arguments).splitlines()]
+    assert {row["zone"] for row in rows} == {"entrance"}
+    assert max(row["most"] for row in rows) >= 1
+
+
+def test_settings_decide_what_is_a_visit(url, tmp_path):
+    (tmp_path / "long.yaml").write_text("events: {debounce_seconds: 600}")
+    _sightflow("events", "recompute", "gate", "--config", tmp_path / "long.yaml", "--store", url)
+    with open_store(url) as store:
+        assert store.query("select count(*) as n from events where kind = 'visit'")["n"].to_pylist() == [0]
+
+
+def test_a_calibration_is_fitted_and_drawn(url, tmp_path):
+    (tmp_path / "points.csv").write_text(POINTS)
+    still, check = tmp_path / "still.png", tmp_path / "check.png"
+    cv2.imwrite(str(still), np.full((360, 640, 3), 90, dtype=np.uint8))
+    points = ("--points", tmp_path / "points.csv")
+    said = _sightflow(
+        "calibrate", "gate", *points, "--from", "2026-03-01", "--check", check, "--still", still, "--store", url
+    )
+    assert "6 of 6 points fit, error 0.000 m" in said
+    assert cv2.imread(str(check)).std() > 5
+    with open_store(url) as store:
+        assert len(store.calibrations("gate")) == 2
+    assert "6 of 6 points fit" in _sightflow("calibrate", "gate", "--store", url)
+    _sightflow("calibrate", "gate", *points, "--k1", -0.1, "--store", url)
+    with open_store(url) as store:
+        first = Calibration.from_json(store.calibrations("gate")[0][1])
+        assert first.lens is not None
+        assert first.lens.centre_px == (320, 180)
+
+
+def test_what_cannot_be_meant_says_so(url, tmp_path):
+    (tmp_path / "points.csv").write_text(POINTS)
+    points = ("--points", tmp_path / "points.csv")
+    with pytest.raises(CalibrationError, match="'yard' has no calibration yet"):
+        _sightflow("calibrate", "yard", "--store", url)
+    with pytest.raises(UsageError, match="use one of them"):
+        _sightflow("calibrate", "gate", *points, "--k1", 0.1, "--fit-lens", "--store", url)
+    with pytest.raises(UsageError, match="--still"):
+        _sightflow("calibrate", "nowhere", *points, "--k1", 0.1, "--store", url)
