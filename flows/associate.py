@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from flows.kalman import Float64Array
-from flows.schema import FloatArray
+from flows.schema import Float64Array, FloatArray
 
 FORBIDDEN = 1e6
 """Cost of a pair that must not be."""

@@ -9,9 +9,8 @@ import numpy as np
 
 from flows.appearance import describe, difference
 from flows.associate import Candidate, coverage, iou_matrix
-from flows.kalman import Float64Array
 from flows.optical import Flow
-from flows.schema import BoolArray, FloatArray, ImageArray
+from flows.schema import BoolArray, Float64Array, FloatArray, ImageArray
 from flows.target import Target
 
 # A box covered by another's to more than this share shows, in part, the other object.

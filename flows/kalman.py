@@ -18,9 +18,7 @@ from scipy.linalg import block_diag
 from scipy.stats import chi2
 
 from flows.camera_motion import Affine, zoom
-from flows.schema import NS, FloatArray
-
-Float64Array = npt.NDArray[np.float64]
+from flows.schema import NS, Float64Array, FloatArray
 
 # How much a velocity changes within one second, in object sizes per second (standard deviation): a walking person,
 # one size tall, goes 0.8 sizes/s and may stop or turn within that second.

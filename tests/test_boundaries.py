@@ -14,7 +14,7 @@ import flows
 
 FLOWS = Path(flows.__file__).parent
 # What the base install does not bring.
-HEAVY = ("torch", "sam2", "ultralytics", "ray", "av", "cv2", "supervision", "scipy", "filterpy", "streamlit", "pandas")
+HEAVY = ("torch", "sam2", "ultralytics", "ray", "av", "cv2", "supervision", "filterpy", "streamlit", "pandas")
 
 
 def _imports(path: Path) -> set[str]:

@@ -6,8 +6,6 @@ import importlib.metadata
 import json
 import os
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -21,8 +19,7 @@ from flows.doctor import run_checks
 from flows.installation import Check
 from flows.store import open_store
 from flows.store.base import SCHEMA_VERSION
-
-ROOT = Path(__file__).parents[1]
+from tests.base_install import ROOT, run_in_base
 
 
 @pytest.fixture(autouse=True)
@@ -83,40 +80,13 @@ def test_a_missing_and_an_old_package_are_named(monkeypatch: pytest.MonkeyPatch)
     assert video == Check("packages: video", None, "no-such-package is missing", "pip install 'sightflow[video]'")
 
 
-def _only_base(folder: Path) -> None:
-    """Link the packages of the base install, and what they need in turn, into a folder."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    todo = [Requirement(line) for line in project["dependencies"]]
-    seen: set[tuple[str, str]] = set()
-    while todo:
-        requirement = todo.pop()
-        for extra in {"", *requirement.extras}:
-            if (requirement.name.lower(), extra) in seen:
-                continue
-            seen.add((requirement.name.lower(), extra))
-            try:
-                distribution = importlib.metadata.distribution(requirement.name)
-            except importlib.metadata.PackageNotFoundError:
-                continue
-            for top in {path.parts[0] for path in distribution.files or () if path.parts[0] != ".."}:
-                if not (folder / top).exists():
-                    (folder / top).symlink_to(str(distribution.locate_file(top)))
-            needed = [Requirement(line) for line in distribution.requires or ()]
-            todo += [r for r in needed if r.marker is None or r.marker.evaluate({"extra": extra})]
-
-
 def test_the_base_install_gets_warnings_and_no_more(tmp_path: Path) -> None:
-    packages = tmp_path / "packages"
-    packages.mkdir()
-    _only_base(packages)
-    code = (
-        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(packages)!r}]\n"
+    said = run_in_base(
+        tmp_path / "packages",
         "import json, dataclasses; from flows.doctor import run_checks\n"
-        f"print(json.dumps([dataclasses.astuple(c) for c in run_checks({str(tmp_path / 'data')!r})]))"
+        f"print(json.dumps([dataclasses.astuple(c) for c in run_checks({str(tmp_path / 'data')!r})]))",
     )
-    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    checks = {check.name: check for check in (Check(*line) for line in json.loads(done.stdout))}
+    checks = {check.name: check for check in (Check(*line) for line in json.loads(said))}
     assert {name for name, check in checks.items() if check.ok is False} == set()
     for name in ("torch", "GPU", "SAM 2", "bundled detector", "bundled segmenter", "video codecs", "Ray"):
         assert checks[name].ok is None

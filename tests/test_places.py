@@ -11,6 +11,7 @@ from flows.cli import app
 from flows.errors import CalibrationError, UsageError
 from flows.georeference import Calibration
 from flows.store import open_store
+from tests.base_install import run_in_base
 from tests.dashboard.filled import fill
 
 ZONES = "zones: [{name: yard, kind: zone, points: [[0, 100], [640, 100], [640, 360], [0, 360]]}]"
@@ -79,6 +80,29 @@ def test_a_calibration_is_fitted_and_drawn(url, tmp_path):
         first = Calibration.from_json(store.calibrations("gate")[0][1])
         assert first.lens is not None
         assert first.lens.centre_px == (320, 180)
+
+
+def test_the_base_install_places_and_stitches(url, tmp_path):
+    """What touches no video needs no extra."""
+    (tmp_path / "zones.yaml").write_text(ZONES)
+    # The four corners of POINTS, in degrees.
+    corners = [(0, 100, -20, 40), (640, 100, 20, 40), (640, 360, 5, 8), (0, 360, -5, 8)]
+    rows = [f"{u},{v},{7 + x / 76_000:.7f},{46 + y / 111_000:.7f}" for u, v, x, y in corners]
+    (tmp_path / "points.csv").write_text("\n".join(["x_px,y_px,lon,lat", *rows]))
+    commands = (
+        ("calibrate", "gate", "--points", str(tmp_path / "points.csv")),
+        ("zones", "gate", str(tmp_path / "zones.yaml")),
+        ("stitch", "gate"),
+        ("events", "recompute"),
+    )
+    said = run_in_base(
+        tmp_path / "packages",
+        f"from flows.cli import app\nfor command in {commands!r}:\n"
+        f"    app([*command, '--store', {url!r}], standalone_mode=False)",
+    )
+    assert "4 of 4 points fit" in said
+    assert "tracks in version 1" in said
+    assert "gate: " in said
 
 
 def test_what_cannot_be_meant_says_so(url, tmp_path):
