@@ -6,13 +6,16 @@ Nothing but the assembly of memory differs from the package; which frames are re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from sam2.modeling.memory_attention import MemoryAttentionLayer
 from sam2.modeling.position_encoding import PositionEmbeddingRandom
+from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 
@@ -57,12 +60,31 @@ class Features:
         }
 
 
+@dataclass(frozen=True)
+class Sight:
+    """An object as a frame showed it, for the memory encoder: mask logits (1, 1, h, w) and object score (1, 1)."""
+
+    frame: Features
+    logits: torch.Tensor
+    score: torch.Tensor
+    from_points: bool
+
+
 @dataclass
 class Entry:
-    """What one frame left in an object's memory: spatial features (1, C, h, w) and pointer (1, C)."""
+    """What one frame left in an object's memory: a pointer (1, C) and, until it is too old, spatial features.
 
-    features: torch.Tensor | None
+    Features, (1, C, h, w), are made of the sight when they are first read. By then it may have been corrected, or the
+    object dropped.
+    """
+
     pointer: torch.Tensor
+    sight: Sight | None
+    features: torch.Tensor | None = None
+
+    def forget(self) -> None:
+        """Keep the pointer alone."""
+        self.sight = self.features = None
 
 
 @dataclass
@@ -80,7 +102,7 @@ class Memory:
         """Free what neither frame `index` nor any beyond it, in the direction of tracking, can read."""
         sign = -1 if reverse else 1
         for t in [t for t in self.recent if sign * (index - t) > horizon.spatial]:
-            self.recent[t].features = None
+            self.recent[t].forget()
         for t in [t for t in self.recent if sign * (index - t) > horizon.pointer]:
             del self.recent[t]
         nearest = sorted(self.conditioning, key=lambda t: abs(index - t))
@@ -120,6 +142,41 @@ class _SharedSelfAttention(MemoryAttentionLayer):
 
     def _forward_sa(self, tgt: torch.Tensor, query_pos: torch.Tensor) -> torch.Tensor:
         return super()._forward_sa(tgt[:1], query_pos[:1]).expand_as(tgt)
+
+
+class _FoldedAttention(RoPEAttention):
+    """Attention of one head over memory as it is; the output projection does what that of values did.
+
+    The weights of attention add up to one and projections are linear, so both are the same; SAM 2's memory is a
+    quarter as wide as its values. torch's own attention takes no such values without guarding against keys that are
+    masked, of which there are none here.
+    """
+
+    freqs_cis: torch.Tensor
+
+    @classmethod
+    def fold(cls, attention: RoPEAttention) -> None:
+        """Change an attention with loaded weights, in place."""
+        value, output = attention.v_proj, attention.out_proj
+        both = torch.nn.Linear(value.in_features, output.out_features).to(value.weight).requires_grad_(False)
+        both.weight.copy_(output.weight @ value.weight)
+        both.bias.copy_(output.weight @ value.bias + output.bias)
+        attention.v_proj, attention.out_proj = torch.nn.Identity(), both
+        attention.__class__ = cls
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_k_exclude_rope: int = 0) -> torch.Tensor:
+        """See `RoPEAttention.forward`."""
+        q, k = self.q_proj(q), self.k_proj(k)
+        side = math.isqrt(q.shape[1])
+        if len(self.freqs_cis) != q.shape[1]:
+            self.freqs_cis = self.compute_cis(end_x=side, end_y=side).to(q.device)
+        for placed in (q, k[:, : k.shape[1] - num_k_exclude_rope]):
+            # As complex numbers, in place, and memory frame by frame: all lie on the same grid.
+            torch.view_as_complex(placed.unflatten(2, (-1, 2)).unflatten(1, (-1, len(self.freqs_cis)))).mul_(
+                self.freqs_cis
+            )
+        weights = (q * self.internal_dim**-0.5) @ k.transpose(1, 2)
+        return self.out_proj(weights.softmax(-1) @ v)
 
 
 class _Positions(torch.nn.Module):
@@ -169,24 +226,29 @@ class StreamingPredictor(SAM2VideoPredictor):
 
     @torch.no_grad()
     def fold_values(self) -> None:
-        """Project what attention makes of memory, not memory, to values; after loading weights, not bit-equal.
-
-        The weights of attention add up to one and the projection is linear, so both are the same; SAM 2's memory is a
-        quarter as wide as its values. The output projection is given both matrices. Only for a single head.
-        """
+        """Weigh memory by attention before it is projected, not after; once weights are loaded, not bit-equal."""
         for attention in (layer.cross_attn_image for layer in self.memory_attention.layers):
-            if attention.num_heads > 1 or isinstance(attention.v_proj, torch.nn.Identity):
-                continue
-            value, output = attention.v_proj, attention.out_proj
-            both = torch.nn.Linear(value.in_features, output.out_features).to(value.weight).requires_grad_(False)
-            both.weight.copy_(output.weight @ value.weight)
-            both.bias.copy_(output.weight @ value.bias + output.bias)
-            attention.v_proj, attention.out_proj = torch.nn.Identity(), both
+            if attention.num_heads == 1 and not isinstance(attention, _FoldedAttention):
+                _FoldedAttention.fold(attention)
 
     def encode(self, image: torch.Tensor) -> Features:
         """Encode a prepared frame, (3, size, size)."""
         encoded = self.forward_image(image[None])
         return Features(tuple(encoded["backbone_fpn"][-self.num_feature_levels :]), encoded["vision_pos_enc"][-1])
+
+    def remember(self, sights: Sequence[Sight]) -> torch.Tensor:
+        """Spatial memory, (N, C, h, w), of objects on one frame, prompted alike."""
+        frame = sights[0].frame.repeated(len(sights))
+        logits = torch.cat([sight.logits for sight in sights]).float()
+        features, _ = self._encode_new_memory(
+            frame["current_vision_feats"],
+            frame["feat_sizes"],
+            F.interpolate(logits, size=(self.image_size, self.image_size), mode="bilinear", align_corners=False),
+            torch.cat([sight.score for sight in sights]),
+            is_mask_from_pts=sights[0].from_points,
+        )
+        # The package keeps it in bf16 whatever the arithmetic, and so must equal results.
+        return features.to(torch.bfloat16)
 
     def horizon(self, max_conditioning: int) -> Horizon:
         """What of an object's past can still be read.

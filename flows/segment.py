@@ -22,7 +22,7 @@ import torch
 from flows.batches import Batches
 from flows.config import SegmentSettings
 from flows.masks import SoftMask, soft_mask
-from flows.memory import Entry, Features, Memory, Reads, StreamingPredictor, box_logits, padding_point
+from flows.memory import Entry, Features, Memory, Reads, Sight, StreamingPredictor, box_logits, padding_point
 from flows.models import build_segmenter, resolve
 from flows.schema import FloatArray, Frame, ImageArray, Mask
 
@@ -229,6 +229,7 @@ class VideoSegmenter:
             from_mask: Whether a prompt starts from the object's mask on this frame.
             reverse: Whether time runs backwards.
         """
+        self._encode(entry for r in reads.values() if r for _, entry in r.spatial)
         signatures = {i: r.signature if r else () for i, r in reads.items()}
 
         def step(part: Sequence[int]) -> dict[str, Any]:
@@ -245,7 +246,7 @@ class VideoSegmenter:
                     output_dict=read,
                     num_frames=_ENDLESS,
                     track_in_reverse=reverse,
-                    run_mem_encoder=True,
+                    run_mem_encoder=False,
                     prev_sam_mask_logits=start,
                 )
 
@@ -253,9 +254,28 @@ class VideoSegmenter:
         ordered = sorted(memories, key=lambda i: (signatures[i], i))
         for _, group in groupby(ordered, key=lambda i: signatures[i]):
             for part, out in self._batches.run(list(group), step):
-                segments = self._remember([memories[i] for i in part], out, index, prompted=reads[part[0]] is None)
+                prompted = reads[part[0]] is None
+                segments = self._remember([memories[i] for i in part], out, index, features, prompted=prompted)
                 found.update(zip(part, segments, strict=True))
         return {object_id: found[object_id] for object_id in memories}
+
+    def _encode(self, entries: Iterable[Entry]) -> None:
+        """Make spatial memory of what is about to be read for the first time, frame by frame and in batches."""
+        groups: dict[tuple[int, bool], list[tuple[Sight, Entry]]] = {}
+        for entry in entries:
+            if entry.features is None:
+                assert entry.sight is not None, "what can still be read was freed"
+                groups.setdefault((id(entry.sight.frame), entry.sight.from_points), []).append((entry.sight, entry))
+
+        def step(part: Sequence[tuple[Sight, Entry]]) -> torch.Tensor:
+            with self._autocast:
+                return self._model.remember([sight for sight, _ in part])
+
+        for group in groups.values():
+            for part, features in self._batches.run(group, step):
+                for row, (_, entry) in enumerate(part):
+                    # A clone: a slice would keep the whole batch alive as long as one object remembers it.
+                    entry.features, entry.sight = features[row : row + 1].clone(), None
 
     def _starting(
         self, memories: Sequence[Memory], points: dict[str, torch.Tensor] | None, *, from_mask: bool
@@ -284,12 +304,11 @@ class VideoSegmenter:
         }
 
     def _remember(
-        self, memories: Sequence[Memory], out: dict[str, Any], index: int, *, prompted: bool
+        self, memories: Sequence[Memory], out: dict[str, Any], index: int, features: Features, *, prompted: bool
     ) -> Iterator[Segment]:
-        # The package keeps spatial memory in bf16 whatever the arithmetic, and so must equal results.
-        features = out["maskmem_features"].to(torch.bfloat16)
-        pointers, logits = out["obj_ptr"], out["pred_masks"]
-        scores = out["object_score_logits"][:, 0].float().cpu().numpy()
+        pointers, logits, scores = out["obj_ptr"], out["pred_masks"], out["object_score_logits"]
+        from_points = out["point_inputs"] is not None
+        shown = scores[:, 0].float().cpu().numpy()
         outlines, appearance = logits[:, 0].float().cpu().numpy(), pointers.float().cpu().numpy()
         for row, memory in enumerate(memories):
             # Clones: a slice would keep the whole batch alive as long as one object remembers it.
@@ -297,9 +316,10 @@ class VideoSegmenter:
             memory.logits = logits[one].clone()
             memory.recent.pop(index, None)
             into = memory.conditioning if prompted else memory.recent
-            into[index] = Entry(features[one].clone(), pointers[one].clone())
-            mask = self._mask(outlines[row]) if scores[row] > 0 else None
-            yield Segment(float(scores[row]), mask, appearance[row])
+            sight = Sight(features, memory.logits, scores[one].clone(), from_points)
+            into[index] = Entry(pointers[one].clone(), sight)
+            mask = self._mask(outlines[row]) if shown[row] > 0 else None
+            yield Segment(float(shown[row]), mask, appearance[row])
 
     def _mask(self, logits: FloatArray) -> SoftMask | None:
         """The mask of an object, None where the logits are no object's."""
