@@ -129,11 +129,27 @@ class Store(ABC):
         """Enter a video that could not be read as one failed chunk without extent; entering it again replaces that."""
 
     @abstractmethod
-    def begin(self, chunk: Chunk, max_attempts: int) -> bool:
-        """Count an attempt at a planned chunk and say whether it may start.
+    def begin(self, chunk: Chunk, max_attempts: int, run_id: str = "") -> bool:
+        """Count an attempt at a planned chunk, claim it for a run, and say whether it may start.
 
-        False where it is done, or failed, or where `max_attempts` processes began it and none ended: then it is
-        recorded as failed.
+        False where it is done, or failed, or in the hands of another run that is alive (see `hold`), or where
+        `max_attempts` processes began it and none ended: then it is recorded as failed.
+        """
+
+    @abstractmethod
+    def hold(self, run_id: str, seconds: float) -> None:
+        """Say that a run is alive for so long from now on: what it began is its own till then. 0 ends that."""
+
+    @abstractmethod
+    def held(self, run_id: str, chunk_ids: Sequence[str]) -> set[str]:
+        """Those of these chunks that another run than this has begun, not ended, and holds."""
+
+    @abstractmethod
+    def hand_back(self, run_id: str, chunk_ids: Sequence[str] | None = None) -> int:
+        """Make chunks (default: all) that a run began and did not end planned again, as if it had never begun them.
+
+        Returns:
+            How many.
         """
 
     @abstractmethod
@@ -150,6 +166,22 @@ class Store(ABC):
     @abstractmethod
     def ledger(self, chunk_ids: Sequence[str] | None = None) -> pa.Table:
         """Ledger rows (schema LEDGER) of these chunks, or all."""
+
+    @abstractmethod
+    def show(self, video_id: str, settings_hash: str) -> None:
+        """Make what these settings found of a video the newest of its results: the newest are those that are shown."""
+
+    @abstractmethod
+    def stamp(self, source_id: str) -> str:
+        """A text that changes whenever a source's chunks are done, done again or shown again."""
+
+    @abstractmethod
+    def finished(self, source_id: str) -> str | None:
+        """What `finish` wrote last, None where it never did."""
+
+    @abstractmethod
+    def finish(self, source_id: str, stamp: str) -> None:
+        """Write down up to which stamp a source's tracks and events are made."""
 
     # -- identity
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import platform
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows.errors import StoreError
 from flows.schema import OBSERVATIONS, Chunk, ChunkResult, ChunkState
 from flows.store.files import (
     FileCache,
@@ -26,7 +28,7 @@ from flows.store.files import (
 )
 from flows.store.geometry import paths, with_geometry, wkb_points
 from flows.store.samples import sample
-from flows.store.tables import begun_row, days_of, ended_row, planned_row, rejected_row, reset_row
+from flows.store.tables import begun_row, days_of, ended_row, handed_back_row, planned_row, rejected_row, reset_row
 
 SUPERSEDED_S = 600.0
 """How long files stay that a newer commit of their chunk replaced: readers that listed them may still open them."""
@@ -64,9 +66,12 @@ class Ledger:
         """The row of a chunk, None where it was never planned."""
         return self._cache.get(self._path(chunk_id))
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Every row, by (source, video, start)."""
-        rows = self._cache.all(self._folder / "ledger", ".json").values()
+    def rows(self, chunk_ids: Iterable[str] | None = None) -> list[dict[str, Any]]:
+        """Every row, or those of these chunks, by (source, video, start)."""
+        if chunk_ids is None:
+            rows = list(self._cache.all(self._folder / "ledger", ".json").values())
+        else:
+            rows = [row for row in map(self.row, set(chunk_ids)) if row is not None]
         return sorted(rows, key=lambda row: (row["source_id"], row["video_id"], row["start_ns"], row["chunk_id"]))
 
     def plan(self, chunk: Chunk) -> None:
@@ -87,12 +92,58 @@ class Ledger:
         """Take a row out, where there is one."""
         self._path(chunk_id).unlink(missing_ok=True)
 
-    def begin(self, chunk: Chunk, max_attempts: int) -> bool:
-        """See `Store.begin`."""
+    def begin(self, chunk: Chunk, max_attempts: int, run_id: str) -> bool:
+        """See `Store.begin`. A lock and a lease in files are worth what their folder is: it must be the driver's."""
+        if run_id and self._lease(run_id) is None:
+            raise StoreError(
+                f"store {self._folder}: machine {platform.node()} does not see the run that was started, so this is "
+                "another folder of the same name; put the store on a file system all machines share, or in postgresql://"
+            )
         with self._writing(chunk.video.source_id):
-            may_start, row = begun_row(self.row(chunk.chunk_id) or planned_row(chunk), max_attempts)
-            self._write(row)
+            before = self.row(chunk.chunk_id) or planned_row(chunk)
+            may_start, row = begun_row(before, max_attempts, self._is_held(before, run_id))
+            self._write({**row, "run_id": run_id} if may_start else row)
         return may_start
+
+    def hold(self, run_id: str, seconds: float) -> None:
+        """See `Store.hold`."""
+        if seconds > 0:
+            write_json(self._lease_path(run_id), {"run_id": run_id, "until": time.time() + seconds})
+        else:
+            self._lease_path(run_id).unlink(missing_ok=True)
+
+    def held(self, run_id: str, chunk_ids: Iterable[str]) -> set[str]:
+        """See `Store.held`."""
+        rows = (self.row(chunk_id) for chunk_id in chunk_ids)
+        return {row["chunk_id"] for row in rows if row is not None and self._is_held(row, run_id)}
+
+    def hand_back(self, run_id: str, chunk_ids: Iterable[str] | None) -> int:
+        """See `Store.hand_back`."""
+        ids = [row["chunk_id"] for row in self.rows()] if chunk_ids is None else chunk_ids
+        return sum([self._change(chunk_id, _is_begun_by(run_id), handed_back_row) for chunk_id in ids])
+
+    def touch(self, chunk_ids: Iterable[str]) -> None:
+        """Make done chunks the newest of their video."""
+        for chunk_id in chunk_ids:
+            self._change(
+                chunk_id,
+                lambda row: row["state"] == ChunkState.DONE,
+                lambda row: {**row, "updated_at": datetime.now(UTC)},
+            )
+
+    def _is_held(self, row: Mapping[str, Any], run_id: str) -> bool:
+        """Whether another run has begun a chunk and is alive."""
+        owner = row.get("run_id", "")
+        if row["state"] != ChunkState.RUNNING or owner in ("", run_id):
+            return False
+        lease = self._lease(owner)
+        return lease is not None and lease["until"] > time.time()
+
+    def _lease(self, run_id: str) -> dict[str, Any] | None:
+        return self._cache.get(self._lease_path(run_id))
+
+    def _lease_path(self, run_id: str) -> Path:
+        return self._folder / "leases" / f"{run_id}.json"
 
     def commit(self, result: ChunkResult, calibration: str | None) -> None:
         """See `Store.commit`.
@@ -117,14 +168,23 @@ class Ledger:
 
     def reset(self, chunk_id: str) -> bool:
         """Make a failed chunk planned again; False where it is not there or did not fail."""
+        return self._change(chunk_id, lambda row: row["state"] == ChunkState.FAILED, reset_row)
+
+    def _change(
+        self,
+        chunk_id: str,
+        fits: Callable[[Mapping[str, Any]], bool],
+        change: Callable[[Mapping[str, Any]], dict[str, Any]],
+    ) -> bool:
+        """Change a row where it is there and fits; says whether."""
         row = self.row(chunk_id)
-        if row is None:
+        if row is None or not fits(row):
             return False
         with self._writing(row["source_id"]):
             row = self.row(chunk_id)
-            if row is None or row["state"] != ChunkState.FAILED:
+            if row is None or not fits(row):
                 return False
-            self._clean(row, reset_row(row))
+            self._clean(row, change(row))
         return True
 
     def replace_files(self, chunk_id: str, change: Callable[[list[str]], list[str]]) -> None:
@@ -160,7 +220,16 @@ class Ledger:
 
     @contextmanager
     def _writing(self, source_id: str) -> Iterator[None]:
-        """Hold what keeps two processes from writing rows of one source at once."""
+        """Hold what keeps two processes from writing rows of one source at once.
+
+        Raises:
+            StoreError: There is no store, as on a machine that does not share the folder.
+        """
+        if not (self._folder / "schema_version").is_file():
+            raise StoreError(
+                f"{self._folder} holds no store on machine {platform.node()}; if it lies on another, put it on a file "
+                "system all machines share, or in postgresql://"
+            )
         with explained(self._folder), file_lock(self._folder / "locks" / f"{source_folder(source_id)}.write"):
             yield
 
@@ -173,6 +242,10 @@ class Ledger:
     def _remove(self, paths: Iterable[str]) -> None:
         for path in paths:
             (self._folder / path).unlink(missing_ok=True)
+
+
+def _is_begun_by(run_id: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda row: row["state"] == ChunkState.RUNNING and row.get("run_id") == run_id
 
 
 def files_of(rows: Iterable[Mapping[str, Any]], table: str) -> list[str]:

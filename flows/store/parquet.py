@@ -8,6 +8,7 @@
     links/source_id=.../version=<n>.parquet
     events/source_id=....parquet
     videos/ runs/ zones/ calibrations/        small JSON files; see `places` for the last two
+    finished/ leases/                         how far sources are stitched; which runs are alive
     pruned_until                              observations before this day were pruned
     locks/                                    one per source and purpose, always empty
 
@@ -41,6 +42,7 @@ from flows.schema import (
     TRACKLETS,
     Chunk,
     ChunkResult,
+    ChunkState,
     Video,
 )
 from flows.store import duck, retention
@@ -139,9 +141,24 @@ class ParquetStore(Store):
         """See `Store.reject`."""
         self._ledger.reject(uri, source_id, error)
 
-    def begin(self, chunk: Chunk, max_attempts: int) -> bool:
+    def begin(self, chunk: Chunk, max_attempts: int, run_id: str = "") -> bool:
         """See `Store.begin`."""
-        return self._ledger.begin(chunk, max_attempts)
+        return self._ledger.begin(chunk, max_attempts, run_id)
+
+    def hold(self, run_id: str, seconds: float) -> None:
+        """See `Store.hold`. Machines that share the folder must agree on the time to within a few seconds."""
+        with explained(self._folder):
+            self._ledger.hold(run_id, seconds)
+
+    def held(self, run_id: str, chunk_ids: Sequence[str]) -> set[str]:
+        """See `Store.held`."""
+        with explained(self._folder):
+            return self._ledger.held(run_id, chunk_ids)
+
+    def hand_back(self, run_id: str, chunk_ids: Sequence[str] | None = None) -> int:
+        """See `Store.hand_back`."""
+        with explained(self._folder):
+            return self._ledger.hand_back(run_id, chunk_ids)
 
     def commit(self, result: ChunkResult) -> None:
         """See `Store.commit`. A failure does not take back what another attempt finished."""
@@ -155,9 +172,37 @@ class ParquetStore(Store):
     def ledger(self, chunk_ids: Sequence[str] | None = None) -> pa.Table:
         """See `Store.ledger`."""
         with explained(self._folder):
-            rows = self._ledger.rows()
-        wanted = None if chunk_ids is None else set(chunk_ids)
-        return pa.Table.from_pylist([row for row in rows if wanted is None or row["chunk_id"] in wanted], LEDGER)
+            return pa.Table.from_pylist(self._ledger.rows(chunk_ids), LEDGER)
+
+    def show(self, video_id: str, settings_hash: str) -> None:
+        """See `Store.show`."""
+        with explained(self._folder):
+            rows = [
+                row for row in self._ledger.rows() if row["video_id"] == video_id and row["state"] == ChunkState.DONE
+            ]
+            newest = max(rows, key=lambda row: row["updated_at"], default=None)
+            if newest is not None and newest["settings_hash"] != settings_hash:
+                self._ledger.touch(row["chunk_id"] for row in rows if row["settings_hash"] == settings_hash)
+
+    def stamp(self, source_id: str) -> str:
+        """See `Store.stamp`."""
+        with explained(self._folder):
+            rows = [
+                row for row in self._ledger.rows() if row["source_id"] == source_id and row["state"] == ChunkState.DONE
+            ]
+        return f"{len(rows)} {max((row['updated_at'].isoformat() for row in rows), default='')}"
+
+    def finished(self, source_id: str) -> str | None:
+        """See `Store.finished`."""
+        with explained(self._folder):
+            found = self._json.get(self._folder / "finished" / f"{source_folder(source_id)}.json")
+        return found["stamp"] if found else None
+
+    def finish(self, source_id: str, stamp: str) -> None:
+        """See `Store.finish`."""
+        with explained(self._folder):
+            path = self._folder / "finished" / f"{source_folder(source_id)}.json"
+            write_json(path, {"source_id": source_id, "stamp": stamp})
 
     # -- identity
 
@@ -237,6 +282,10 @@ class ParquetStore(Store):
         """See `Store.stats`. Rows come from the files' footers and the ledger."""
         with explained(self._folder):
             return retention.stats(self._folder, self._ledger.rows())
+
+    def _done(self, column: str, value: str) -> list[dict[str, Any]]:
+        """Ledger rows of done chunks where a column has a value."""
+        return [row for row in self._ledger.rows() if row[column] == value and row["state"] == ChunkState.DONE]
 
     def _version(self) -> str:
         with explained(self._folder):

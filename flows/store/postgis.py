@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from psycopg import Connection
 
 from flows.schema import EPOCH, EVENTS, LEDGER, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, ChunkState, Video
-from flows.store import pgarrow, pgplaces, pgschema
+from flows.store import pgarrow, pgclaims, pgplaces, pgschema
 from flows.store.base import Filter, Store, Zone, ZoneVersion
 from flows.store.pgconnect import Server
 from flows.store.pgwrite import (
@@ -151,16 +151,32 @@ class PostgisStore(Store):
 
         self._server.run(work)
 
-    def begin(self, chunk: Chunk, max_attempts: int) -> bool:
+    def begin(self, chunk: Chunk, max_attempts: int, run_id: str = "") -> bool:
         """See `Store.begin`."""
 
         def work(connection: Connection) -> bool:
             with connection.transaction():
-                may_start, row = begun_row(locked_row(connection, chunk), max_attempts)
+                before = locked_row(connection, chunk)
+                held = bool(pgclaims.held(connection, run_id, [chunk.chunk_id]))
+                may_start, row = begun_row(before, max_attempts, held)
                 write_row(connection, row)
+                if may_start:
+                    pgclaims.claim(connection, run_id, chunk.chunk_id)
                 return may_start
 
         return self._server.run(work)
+
+    def hold(self, run_id: str, seconds: float) -> None:
+        """See `Store.hold`. By the server's clock."""
+        self._server.run(lambda connection: pgclaims.hold(connection, run_id, seconds))
+
+    def held(self, run_id: str, chunk_ids: Sequence[str]) -> set[str]:
+        """See `Store.held`."""
+        return self._server.run(lambda connection: pgclaims.held(connection, run_id, chunk_ids))
+
+    def hand_back(self, run_id: str, chunk_ids: Sequence[str] | None = None) -> int:
+        """See `Store.hand_back`."""
+        return self._server.run(lambda connection: pgclaims.hand_back(connection, run_id, chunk_ids))
 
     def commit(self, result: ChunkResult) -> None:
         """See `Store.commit`. A failure does not take back what another attempt finished."""
@@ -193,6 +209,31 @@ class PostgisStore(Store):
         condition = "true" if chunk_ids is None else "chunk_id = any(%s)"
         parameters = () if chunk_ids is None else (list(chunk_ids),)
         return self._read("chunks", LEDGER, condition, parameters, "source_id, video_id, start_ns, chunk_id")
+
+    def show(self, video_id: str, settings_hash: str) -> None:
+        """See `Store.show`."""
+        self._execute(pgclaims.SHOW, {"video_id": video_id, "settings_hash": settings_hash, "done": ChunkState.DONE})
+
+    def stamp(self, source_id: str) -> str:
+        """See `Store.stamp`."""
+        sql = "select count(*), max(updated_at) from chunks where source_id = %s and state = %s"
+
+        def work(connection: Connection) -> str:
+            (count, newest) = connection.execute(sql, (source_id, ChunkState.DONE)).fetchone() or (0, None)
+            return f"{count} {newest.isoformat() if newest else ''}"
+
+        return self._server.run(work)
+
+    def finished(self, source_id: str) -> str | None:
+        """See `Store.finished`."""
+        sql = "select stamp from finished where source_id = $source_id"
+        found: list[str] = self.query(sql, {"source_id": source_id})["stamp"].to_pylist()
+        return found[0] if found else None
+
+    def finish(self, source_id: str, stamp: str) -> None:
+        """See `Store.finish`."""
+        sql = "insert into finished values (%s, %s) on conflict (source_id) do update set stamp = excluded.stamp"
+        self._execute(sql, (source_id, stamp))
 
     # -- identity
 
@@ -330,7 +371,7 @@ class PostgisStore(Store):
 
     # -- shared by the methods above
 
-    def _execute(self, sql: str, parameters: Sequence[object]) -> int:
+    def _execute(self, sql: str, parameters: Sequence[object] | Mapping[str, object]) -> int:
         return self._server.run(lambda connection: connection.execute(sql, parameters).rowcount)
 
     def _read(

@@ -129,10 +129,10 @@ def rejected_row(uri: str, source_id: str, error: str) -> dict[str, Any]:
     }
 
 
-def begun_row(before: Mapping[str, Any], max_attempts: int) -> tuple[bool, dict[str, Any]]:
-    """Whether a chunk may start, and its ledger row after asking."""
+def begun_row(before: Mapping[str, Any], max_attempts: int, held: bool = False) -> tuple[bool, dict[str, Any]]:
+    """Whether a chunk may start, and its ledger row after asking; `held` by another run it may not."""
     row = {**before, "updated_at": datetime.now(UTC)}
-    if row["state"] in (ChunkState.DONE, ChunkState.FAILED):
+    if held or row["state"] in (ChunkState.DONE, ChunkState.FAILED):
         return False, dict(before)
     if row["attempts"] >= max_attempts:
         error = NEVER_ENDED.format(attempts=row["attempts"])
@@ -144,6 +144,12 @@ def reset_row(before: Mapping[str, Any]) -> dict[str, Any]:
     """The ledger row of a failed chunk that shall be tried again."""
     changes = {"state": ChunkState.PLANNED.value, "attempts": 0, "error": None, "updated_at": datetime.now(UTC)}
     return {**before, **changes}
+
+
+def handed_back_row(before: Mapping[str, Any]) -> dict[str, Any]:
+    """The ledger row of a chunk whose run gives it back: the attempt says nothing about the chunk."""
+    attempts = max(before["attempts"] - 1, 0)
+    return {**before, "state": ChunkState.PLANNED.value, "attempts": attempts, "updated_at": datetime.now(UTC)}
 
 
 def ended_row(before: Mapping[str, Any], result: ChunkResult) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 -- From version 2 to 3.
 
+-- Places.
+
 -- Every set of zones a source was given; `zones` holds the newest.
 create table zone_versions (
     source_id text collate "C" not null,
@@ -28,3 +30,28 @@ alter table events
     add column speed_p85_m_s double precision,
     add column speed_max_m_s double precision,
     add column distance_m double precision;
+
+-- Runs and their chunks.
+
+-- Which runs are alive: a run renews its lease while it works, and what it claimed is free once that is over.
+create table leases (
+    run_id text collate "C" primary key,
+    until timestamptz not null
+);
+
+-- The run that began a chunk last.
+create table claims (
+    chunk_id text collate "C" primary key,
+    run_id text collate "C" not null
+);
+create index on claims (run_id);
+
+-- Up to where each source is stitched: see Store.stamp.
+create table finished (
+    source_id text collate "C" primary key,
+    stamp text collate "C" not null
+);
+
+-- A plan asks for a video's chunks, the end of a run for a source's: a scan of a million rows for each would take days.
+create index on chunks (video_id);
+create index on chunks (source_id, state, updated_at);

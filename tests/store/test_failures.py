@@ -90,6 +90,11 @@ def test_a_connection_lost_in_mid_load_is_made_good(postgis_database: str, monke
         assert set(store.ledger()["rows"].to_pylist()) == {N_ROWS}
 
 
+def _commit(result: ChunkResult, url: str) -> dict:
+    row = {"chunk": pickle.dumps(result.chunk), "result": pickle.dumps(result), "trouble": None}
+    return pipeline._commit(row, url)
+
+
 def test_a_connection_that_is_always_lost_fails_the_chunk_alone(
     postgis_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
