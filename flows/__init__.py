@@ -35,6 +35,9 @@ The flow itself:
 - `zones`: YAML or GeoJSON -> zones and lines
 - `events`: tracks + zones and lines -> visits, crossings, speeds, stops, work, encounters, cycles
 - `store`: the ledger and the tables, in a folder of Parquet files or in PostGIS
+- `plan`: videos -> chunks in the ledger, as lazily as work needs them
+- `lease`: what a run has begun is its own while it lives
+- `pools`: what the cluster has -> how many workers, and what each asks for
 - `pipeline`: the wiring of all of this: Ray Data over chunks; the only module that imports Ray
 
 What is made of the results:
@@ -52,6 +55,8 @@ What is made of the results:
 
 Around it:
 
+- `journal`: logs as JSON lines, each with the ids it is about
+- `metrics`: what is measured of a run
 - `models`: names -> weights -> networks
   - `catalog`: the named models, their publishers, sizes and checksums
   - `download`: one file, resumable and checked
@@ -59,6 +64,7 @@ Around it:
 - `doctor`: what is installed, and how to fix what is not
   - `installation`: its checks of packages, drivers and codecs
 - `cli`: the `sightflow` command
+  - `run`: its command that runs the flow
   - `db`: its commands on the store itself
   - `places`: its commands about calibrations, zones and events
   - `console`: finding the store, printing tables

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -15,26 +13,23 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows import db, places
+from flows import db, places, run
 from flows.config import Settings
 from flows.console import (
     StoreOption,
-    command_line,
     err,
     existing_store,
     known_sources,
     named_values,
     out,
-    print_counts,
     print_table,
-    print_undated,
     store_url,
     utc,
     video_id,
-    warn_of_password,
 )
 from flows.errors import MissingExtraError, SightflowError, UsageError
-from flows.store import Filter, Store, open_store
+from flows.journal import Journal
+from flows.store import Filter, Store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,104 +44,11 @@ app.add_typer(db.app, name="db")
 app.add_typer(places.events_app, name="events")
 app.command()(places.zones)
 app.command()(places.calibrate)
-
-# What shells give to a command that Ctrl-C ended.
-_STOPPED = 130
+app.command()(run.run)
 
 VideoOption = Annotated[
     str | None, typer.Option("--video", help="Video id, source with one video, or path; needed if there are several.")
 ]
-
-
-@app.command()
-def run(
-    paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, or s3://, gs://, https:// addresses.")],
-    store: StoreOption = None,
-    source: Annotated[str | None, typer.Option(help="Camera the videos come from; default: each file's name.")] = None,
-    start_time: Annotated[
-        datetime | None, typer.Option(help="World time of the first frame, UTC; default: what the file says.")
-    ] = None,
-    detector: Annotated[str | None, typer.Option(help="YOLO model: a name or a path.")] = None,
-    segmenter: Annotated[str | None, typer.Option(help="SAM 2 model: a name or a path.")] = None,
-    segmenter_size: Annotated[int | None, typer.Option(help="Input size of the segmenter in pixels.")] = None,
-    classes: Annotated[str | None, typer.Option(help="Classes to track, with commas between; default: all.")] = None,
-    detect_every: Annotated[int | None, typer.Option(help="Run the detector on every n-th frame.")] = None,
-    chunk_seconds: Annotated[float | None, typer.Option(help="Length of a chunk in seconds of video.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; see docs/settings.md.")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try chunks again that failed before.")] = False,
-) -> None:
-    """Turn videos into stored tracks. What is done already is skipped; a killed run goes on where it was."""
-    warn_of_password(store)
-    settings = Settings.load(
-        config,
-        {
-            "store": {"url": store},
-            "detect": {
-                "detector": detector,
-                "detect_every": detect_every,
-                "classes": tuple(c.strip() for c in classes.split(",")) if classes else None,
-            },
-            "segment": {"segmenter": segmenter, "image_size": segmenter_size},
-            "plan": {"chunk_seconds": chunk_seconds},
-        },
-    )
-    try:
-        done = run_flow(paths, settings, source=source, start_time=start_time, retry_failed=retry_failed)
-    except KeyboardInterrupt:
-        err.print("Stopped. What is finished is stored; the same command does the rest.")
-        raise typer.Exit(_STOPPED) from None
-    if not done:
-        raise typer.Exit(1)
-
-
-def run_flow(
-    paths: Sequence[str],
-    settings: Settings,
-    *,
-    source: str | None = None,
-    start_time: datetime | None = None,
-    retry_failed: bool = False,
-    quiet: bool = False,
-) -> bool:
-    """Run the flow with progress and a closing summary; False where something failed."""
-    from flows import pipeline
-    from flows.decode import find_videos
-    from flows.progress import LedgerProgress
-
-    uris = find_videos(paths)
-    if source is not None and start_time is not None and len(uris) > 1:
-        raise UsageError(
-            f"--start-time is the first frame of one video, got {len(uris)} videos of {source}: they would all lie at "
-            "the same time; run each with its own"
-        )
-    with open_store(settings.store.url) as opened:
-        summary, todo = pipeline.plan_run(
-            uris,
-            settings,
-            opened,
-            source_id=source,
-            start_time=utc(start_time),
-            command=command_line(settings.store.url, opened.url),
-            retry_failed=retry_failed,
-        )
-        if summary.chunk_ids and not todo and not quiet:
-            err.print(f"Nothing to do: all {len(summary.chunk_ids)} chunks were processed before.")
-        with LedgerProgress(opened, summary.chunk_ids, err):
-            summary = pipeline.run(todo, summary, settings, opened)
-        for uri, error in summary.rejected.items():
-            said = error if error.startswith(uri) else f"{uri}: {error}"
-            err.print(f"[red]rejected[/] {escape(said)}", highlight=False)
-        for chunk_id, error in summary.failed.items():
-            err.print(f"[red]failed[/] chunk {chunk_id}: {escape(error)}", highlight=False)
-        if quiet:
-            return not summary.failed and not summary.rejected
-        out.print(
-            f"{summary.done} chunks processed, {summary.skipped} done before, {len(summary.failed)} failed, "
-            f"{len(summary.rejected)} videos rejected; store: {opened.url}"
-        )
-        print_counts(opened, summary.sources)
-        print_undated(opened, summary.sources)
-    return not summary.failed and not summary.rejected
 
 
 @app.command()
@@ -350,7 +252,7 @@ def serve(
 def main() -> None:
     """Entry point: errors of ours end in one clear line and their exit code."""
     try:
-        _log_to_stderr(os.environ.get("SIGHTFLOW_LOG") or "WARNING")
+        Journal.from_environment().open()
         app(prog_name="sightflow")
     except SightflowError as error:
         _fail(str(error), error.exit_code)
@@ -362,13 +264,6 @@ def main() -> None:
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _log_to_stderr(level: str) -> None:
-    known = logging.getLevelNamesMapping()
-    if level.upper() not in known:
-        raise UsageError(f"SIGHTFLOW_LOG is one of {', '.join(known)}, got {level!r}")
-    logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
 
 
 def _fail(message: str, exit_code: int) -> None:

@@ -207,8 +207,16 @@ class RunSettings(_Step):
     """GPU share of a detection actor, where the cluster has GPUs."""
     track_gpus: float = Field(0.75, ge=0)
     """GPU share of a tracking actor, where the cluster has GPUs."""
+    detect_labels: dict[str, str] = {}
+    """Labels of the nodes detection runs on, as in `{"ray.io/accelerator-type": "T4"}`; default: any."""
+    track_labels: dict[str, str] = {}
+    """Labels of the nodes tracking runs on; default: any."""
     torch_threads: int | None = Field(None, ge=1)
     """CPU threads of each actor; default: cores divided by actors."""
+    lease_seconds: float = Field(60.0, gt=0)
+    """How long the chunks a run began stay its own after it was killed; then other runs take them."""
+    watch_seconds: float = Field(10.0, gt=0)
+    """How often `--watch` looks for new videos; a file must have been left alone for as long."""
 
 
 class Settings(BaseSettings):

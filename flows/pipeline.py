@@ -6,31 +6,35 @@ what dies with its worker stays open in the ledger and is taken up in the next p
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import pickle
 import signal
 import threading
-import uuid
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from pathlib import PurePath
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ray
 import ray.data
 import ray.exceptions
+from ray.util.metrics import Counter, Histogram
 
 from flows.config import Settings
-from flows.decode import plan_chunks, probe
-from flows.errors import RefusedChunkError, SightflowError, StoreError, WorkerError
+from flows.errors import RefusedChunkError, SightflowError, StoreError, UsageError, WorkerError
 from flows.events import recompute_events
+from flows.journal import Journal, about
+from flows.lease import Lease
 from flows.locate import locate_stored
-from flows.models import model_hash, resolve
+from flows.metrics import FAILURES, KILLED, Metric, Sample, samples
+from flows.plan import RunSummary, in_batches
+from flows.pools import Machines, Pool, size_pools
 from flows.schema import Chunk, ChunkResult, ChunkState
 from flows.stitch import stitch_source
 from flows.store import Store, open_store
@@ -38,8 +42,13 @@ from flows.store import Store, open_store
 _log = logging.getLogger(__name__)
 Row = dict[str, Any]
 
-# A worker holds torch, a detector and a segmenter: about 2 GB before the first frame.
-_WORKER_BYTES = 3 << 30
+# Chunks of one pass: enough that loading models and the last chunk's end weigh nothing, few enough for Ray and memory.
+_PASS_CHUNKS = 512
+# A pass takes what was planned within this time of its first chunk, so that work begins while an archive is looked at.
+_PLAN_SECONDS = 5.0
+# How far detection may be ahead of tracking, in chunks for each that is tracked: what it has begun is no other run's.
+_DETECTED_AHEAD = 2.0
+_POLL_SECONDS = 1.0
 # Ray Data gives up after this long without a finished chunk; an hour-long chunk on a laptop takes its time.
 _NO_PROGRESS_SECONDS = 24 * 3600
 # A worker may die while it starts (its node went away); one that always does stops the run.
@@ -50,135 +59,105 @@ _TROUBLES_IN_A_ROW = 3
 _OBJECT_STORE_BYTES = 256 << 20
 
 
-@dataclass
-class RunSummary:
-    """What a run did: chunks planned, done before, done now, failed; rejected inputs with their errors."""
+def run(todo: Iterable[Chunk], summary: RunSummary, settings: Settings, store: Store) -> RunSummary:
+    """Process open chunks as they are planned, stitch their sources and recompute their events.
 
-    run_id: str
-    chunk_ids: list[str] = field(default_factory=list)
-    sources: set[str] = field(default_factory=set)
-    skipped: int = 0
-    done: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    rejected: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Sizes of the actor pools and what each actor asks of Ray."""
-
-    detect: int
-    track: int
-    detect_resources: dict[str, float]
-    track_resources: dict[str, float]
-    threads: int
-
-
-def plan_run(
-    uris: Sequence[str],
-    settings: Settings,
-    store: Store,
-    *,
-    source_id: str | None = None,
-    start_time: datetime | None = None,
-    command: str = "",
-    retry_failed: bool = False,
-) -> tuple[RunSummary, list[Chunk]]:
-    """Probe videos, enter their chunks in the ledger, and say which are open.
-
-    A video that cannot be read is recorded as rejected, and the others go on.
-    """
-    summary = RunSummary(str(uuid.uuid4()))
-    if settings.detect.classes:
-        # A misspelt class must stop the run before it starts, not fail every chunk.
-        from flows.detect import Detector
-
-        Detector(settings.detect, "cpu")
-    # The store's own address for itself carries no password.
-    shown = settings.model_copy(update={"store": settings.store.model_copy(update={"url": store.url})})
-    store.add_run(summary.run_id, command, shown.model_dump_json())
-    key = ":".join(
-        [
-            settings.result_hash(),
-            model_hash(resolve(settings.detect.detector, "detector")),
-            model_hash(resolve(settings.segment.segmenter, "segmenter")),
-        ]
-    )
-    chunks: dict[str, Chunk] = {}
-    for uri in uris:
-        try:
-            video = probe(uri, source_id, start_time)
-        except SightflowError as error:
-            summary.rejected[uri] = str(error)
-            store.reject(uri, source_id or PurePath(uri).stem, str(error))
-            continue
-        store.add_video(video)
-        summary.sources.add(video.source_id)
-        # World times are stored, so the same video with another start time is other work.
-        planned = plan_chunks(video, settings.plan, f"{key}:{video.start_time.isoformat()}")
-        store.plan(planned)
-        chunks.update({chunk.chunk_id: chunk for chunk in planned})
-    summary.chunk_ids = list(chunks)
-    if retry_failed:
-        store.reset_failed(summary.chunk_ids)
-    states = _column(store, list(chunks.values()), "state")
-    finished = (ChunkState.DONE, ChunkState.FAILED)
-    summary.skipped = sum(state == ChunkState.DONE for state in states.values())
-    return summary, [chunk for chunk_id, chunk in chunks.items() if states[chunk_id] not in finished]
-
-
-def run(
-    todo: Sequence[Chunk],
-    summary: RunSummary,
-    settings: Settings,
-    store: Store,
-) -> RunSummary:
-    """Process open chunks, stitch their sources and recompute their events.
+    Other runs may work on the same store: each chunk is done by one of them, and this returns when all are done.
 
     Args:
         todo, summary: From `plan_run`.
         settings, store: As there.
-    """
-    if todo:
-        start_ray()
-        _process(list(todo), settings, store)
-    # A run that was killed may have left its last chunks unstitched, so this does not depend on `todo`.
-    for source_id in sorted(summary.sources):
-        stitch_source(store, source_id, settings.stitch)
-        recompute_events(store, source_id, settings.events, settings.georeference)
-    for row in store.ledger(summary.chunk_ids).to_pylist():
-        if row["state"] == ChunkState.FAILED:
-            summary.failed[row["chunk_id"]] = row["error"]
-    summary.done = len(summary.chunk_ids) - len(summary.failed) - summary.skipped
-    return summary
-
-
-def _process(open_chunks: list[Chunk], settings: Settings, store: Store) -> None:
-    """Pass over open chunks until none is open: a pass leaves open what died with its worker.
 
     Raises:
         WorkerError: No worker lives long enough to begin a chunk, none can be made, or results cannot be stored.
+        UsageError: A store or pools that this cluster cannot have.
     """
-    while open_chunks:
-        attempts = _column(store, open_chunks, "attempts")
-        died: Exception | None = None
+    settings = _addressed(settings)
+    with Lease(settings.store.url, summary.run_id, settings.run.lease_seconds):
+        _stop_on_sigterm()
         try:
-            _note(_one_pass(open_chunks, settings))
+            for chunks in in_batches(todo, _PASS_CHUNKS, _PLAN_SECONDS):
+                start_ray()
+                _process(chunks, summary, settings, store)
+                for source_id in sorted({chunk.video.source_id for chunk in chunks}):
+                    _finish(store, source_id, settings)
+        except KeyboardInterrupt:
+            # Workers end before what they began is handed back: they would begin more.
+            ray.shutdown()
+            raise
+    # A run that was killed may have left its last chunks unstitched, so this does not depend on `todo`.
+    for source_id in sorted(summary.sources):
+        _finish(store, source_id, settings)
+    return summary
+
+
+def _finish(store: Store, source_id: str, settings: Settings) -> None:
+    """Stitch a source and recompute its events, unless that was done since its last chunk."""
+    # Taken before: a chunk that is committed meanwhile makes the next run do it again.
+    asked = [step.model_dump_json() for step in (settings.stitch, settings.events, settings.georeference)]
+    stamp = " ".join([store.stamp(source_id), *asked])
+    if store.finished(source_id) != stamp:
+        stitch_source(store, source_id, settings.stitch)
+        recompute_events(store, source_id, settings.events, settings.georeference)
+        store.finish(source_id, stamp)
+
+
+def _process(chunks: Sequence[Chunk], summary: RunSummary, settings: Settings, store: Store) -> None:
+    """Pass over chunks until none is open: a pass leaves open what died with its worker or is another run's.
+
+    Raises:
+        WorkerError: See `run`.
+    """
+    ours = {chunk.chunk_id: chunk for chunk in chunks}
+    summary.in_hand = list(ours)
+    while ours:
+        died: Exception | None = None
+        told: set[str] = set()
+        attempts = _attempts(store, ours)
+        try:
+            told = _note(_one_pass(list(ours.values()), settings, summary.run_id))
         except ray.exceptions.RayError as error:
             died = error
-        states = _column(store, open_chunks, "state")
-        open_chunks = [c for c in open_chunks if states[c.chunk_id] in (ChunkState.PLANNED, ChunkState.RUNNING)]
-        if died is not None and attempts == _column(store, open_chunks, "attempts"):
+        if died is not None and attempts == _attempts(store, ours):
             raise WorkerError(f"workers die while they start, before any chunk is begun: {died}") from died
-        if open_chunks:
-            _log.warning("%d chunks died with their worker and are taken up again", len(open_chunks))
+        _wait_for_others(store, summary.run_id, list(ours))
+        rows = store.ledger(list(ours)).to_pylist()
+        ended = [row for row in rows if row["state"] in (ChunkState.DONE, ChunkState.FAILED)]
+        ours = {key: ours[key] for key in ours.keys() - {row["chunk_id"] for row in ended}}
+        summary.in_hand = list(ours)
+        for row in ended:
+            summary.end(row)
+            if row["state"] == ChunkState.FAILED and row["chunk_id"] not in told:
+                # Nobody who worked on it lived to say so.
+                _log.warning("chunk %s failed: %s", row["chunk_id"], row["error"])
+                _measure([Sample(FAILURES, 1, {"kind": KILLED})])
+        if ours:
+            _log.warning("%d chunks died with their worker and are taken up again", len(ours))
 
 
-def _note(outcomes: Iterable[Row]) -> None:
-    """Log failed chunks, and stop over trouble that is not one chunk's: its chunks stay open for the next run."""
+def _wait_for_others(store: Store, run_id: str, chunk_ids: Sequence[str]) -> None:
+    """Wait until no other run that is alive has any of these chunks in hand."""
+    while held := store.held(run_id, chunk_ids):
+        _log.info("waiting for %d chunks that another run has begun", len(held))
+        time.sleep(_POLL_SECONDS)
+
+
+def _attempts(store: Store, chunks: Iterable[str]) -> dict[str, int]:
+    ledger = store.ledger(list(chunks))
+    return dict(zip(ledger["chunk_id"].to_pylist(), ledger["attempts"].to_pylist(), strict=True))
+
+
+def _note(outcomes: Iterable[Row]) -> set[str]:
+    """Log failed chunks, and stop over trouble that is not one chunk's: its chunks stay open for the next run.
+
+    Returns:
+        Ids of the chunks that failed.
+    """
+    failed: set[str] = set()
     trouble, in_a_row = None, 0
     for outcome in outcomes:
         if outcome["error"] is not None:
+            failed.add(outcome["chunk_id"])
             _log.warning("chunk %s failed: %s", outcome["chunk_id"], outcome["error"])
         in_a_row = in_a_row + 1 if outcome["trouble"] is not None else 0
         trouble = outcome["trouble"] or trouble
@@ -186,34 +165,22 @@ def _note(outcomes: Iterable[Row]) -> None:
             break
     if trouble is not None:
         raise WorkerError(trouble)
+    return failed
 
 
-def _one_pass(chunks: Sequence[Chunk], settings: Settings) -> Iterator[Row]:
+def _one_pass(chunks: Sequence[Chunk], settings: Settings, run_id: str) -> Iterator[Row]:
     """One pass of the dataflow over open chunks; yields the outcome of each (see `_commit`)."""
-    workers = _workers(settings, len(chunks))
-    # A dead actor is replaced by the pool; what it worked on is the next pass's.
-    actor = {"max_restarts": 0, "max_task_retries": 0}
+    detect, track = size_pools(_machines(), settings.run, len(chunks))
+    journal = Journal.from_environment()
     dataset = (
         # 1 row per chunk, one row per block: Ray may run them anywhere, in any order.
         ray.data.from_items([{"chunk": pickle.dumps(chunk)} for chunk in chunks], override_num_blocks=len(chunks))
         # Detect, 1:1 - keyframes to boxes, kilobytes.
-        .map(
-            _Detect,
-            fn_constructor_args=(settings, workers.threads),
-            compute=_pool(workers.detect),
-            **workers.detect_resources,
-            **actor,
-        )
+        .map(_Detect, fn_constructor_args=(settings, detect.threads, run_id, journal), **_on(detect))
         # Track, 1:1 - decodes the chunk itself; observations and tracklets as Arrow.
-        .map(
-            _Track,
-            fn_constructor_args=(settings, workers.threads),
-            compute=_pool(workers.track),
-            **workers.track_resources,
-            **actor,
-        )
+        .map(_Track, fn_constructor_args=(settings, track.threads, run_id, journal), **_on(track))
         # Georeference and commit, 1:1 - one transaction per chunk, exactly once.
-        .map(_commit, fn_args=(settings,), num_cpus=0.1, max_retries=3)
+        .map(_commit, fn_args=(settings, run_id, journal), num_cpus=0.1, max_retries=3)
     )
     yield from dataset.iter_rows()
 
@@ -225,9 +192,11 @@ def _one_pass(chunks: Sequence[Chunk], settings: Settings) -> Iterator[Row]:
 class _Worker(ABC):
     """An actor that holds one step, or says with every row why it could not be made."""
 
-    def __init__(self, settings: Settings, threads: int) -> None:
+    def __init__(self, settings: Settings, threads: int, run_id: str, journal: Journal) -> None:
+        journal.open()
         self._settings = settings
         self._threads = threads
+        self._run_id = run_id
         self._step: Callable[[Any], Any] | None = None
         self._trouble: str | None = None
         try:
@@ -248,15 +217,17 @@ class _Detect(_Worker):
         return DetectChunk(self._settings, threads=self._threads)
 
     def __call__(self, row: Row) -> Row:
-        if self._step is None:
-            return {"detected": None, "trouble": self._trouble}
         chunk = pickle.loads(row["chunk"])
-        try:
-            if not self._store.begin(chunk, self._settings.store.max_attempts):
-                return {"detected": None, "trouble": None}
-        except StoreError as error:
-            return {"detected": None, "trouble": str(error)}
-        return {"detected": pickle.dumps(self._step(chunk)), "trouble": None}
+        detected, trouble = None, self._trouble
+        if self._step is not None:
+            with about(chunk, self._run_id):
+                try:
+                    if self._store.begin(chunk, self._settings.store.max_attempts, self._run_id):
+                        _log.info("begun")
+                        detected = self._step(chunk)
+                except StoreError as error:
+                    trouble = str(error)
+        return {"chunk": row["chunk"], "detected": pickle.dumps(detected), "at": time.time(), "trouble": trouble}
 
 
 class _Track(_Worker):
@@ -266,46 +237,86 @@ class _Track(_Worker):
         return TrackChunk(self._settings, threads=self._threads)
 
     def __call__(self, row: Row) -> Row:
-        if row["detected"] is None or self._step is None:
-            return {"result": None, "trouble": row["trouble"] or self._trouble}
-        return {"result": pickle.dumps(self._step(pickle.loads(row["detected"]))), "trouble": None}
+        detected, result = pickle.loads(row["detected"]), None
+        trouble = row["trouble"] or self._trouble
+        if detected is not None and self._step is not None:
+            with about(detected.chunk, self._run_id):
+                # Clocks of two machines may differ by more than a chunk waited.
+                wait_s = max(time.time() - row["at"], 0.0)
+                result = self._step(detected).with_timing(wait=wait_s)
+        return {"chunk": row["chunk"], "result": pickle.dumps(result), "trouble": trouble}
 
 
-def _commit(row: Row, settings: Settings) -> Row:
-    """Locate and store a chunk's result; what comes out names the chunk, its error, or trouble that is not its own."""
-    if row["result"] is None:
-        return {"chunk_id": "", "error": None, "trouble": row["trouble"]}
-    result = pickle.loads(row["result"])
-    chunk_id, trouble = result.chunk.chunk_id, None
+def _commit(row: Row, settings: Settings, run_id: str, journal: Journal) -> Row:
+    """Locate and store a chunk's result; what comes out names the chunk, its error, or trouble that is not its own.
+
+    A chunk that was begun and has no result, because of trouble, is handed back.
+    """
+    chunk, result = pickle.loads(row["chunk"]), pickle.loads(row["result"])
+    journal.open()
+    error, trouble = None, row["trouble"]
     try:
-        with closing(open_store(settings.store.url)) as store:
-            video = result.chunk.video
-            located = locate_stored(store, video.source_id, result.observations, settings.georeference, video)
-            result = replace(result, observations=located)
-            try:
-                store.commit(result)
-            except RefusedChunkError as error:
-                result = ChunkResult.failed(result.chunk, str(error), timings_s=result.timings_s)
-                store.commit(result)
-    except StoreError as error:
-        trouble = f"chunk {chunk_id} could not be stored: {error}"
-    return {"chunk_id": chunk_id, "error": result.error, "trouble": trouble}
+        with about(chunk, run_id), closing(open_store(settings.store.url)) as store:
+            if result is not None:
+                error = _stored(store, result, settings).error
+            elif trouble is not None:
+                store.hand_back(run_id, [chunk.chunk_id])
+    except StoreError as lost:
+        trouble = trouble or f"chunk {chunk.chunk_id} could not be stored: {lost}"
+    return {"chunk_id": chunk.chunk_id, "error": error, "trouble": trouble}
+
+
+def _stored(store: Store, result: ChunkResult, settings: Settings) -> ChunkResult:
+    """The result as it was committed: with places, or failed where the store refused it."""
+    started = time.monotonic()
+    video = result.chunk.video
+    located = locate_stored(store, video.source_id, result.observations, settings.georeference, video)
+    result = replace(result, observations=located)
+    try:
+        store.commit(result)
+    except RefusedChunkError as error:
+        kind = type(error).__name__
+        result = ChunkResult.failed(result.chunk, str(error), timings_s=result.timings_s, error_kind=kind)
+        store.commit(result)
+    result = result.with_timing(commit=time.monotonic() - started)
+    _measure(samples(result))
+    said = {"rows": result.observations.num_rows, "counters": result.counters, "timings_s": result.timings_s}
+    if result.error is None:
+        _log.info("done", extra={"fields": said})
+    else:
+        _log.warning("failed: %s", result.error, extra={"fields": {**said, "kind": result.error_kind}})
+    return result
+
+
+@functools.cache
+def _gauge(metric: Metric) -> Any:
+    """The metric in this process, as Ray exports it."""
+    if metric.bounds:
+        return Histogram(metric.name, metric.meaning, boundaries=list(metric.bounds), tag_keys=metric.tags)
+    return Counter(metric.name, metric.meaning, tag_keys=metric.tags)
+
+
+def _measure(numbers: Iterable[Sample]) -> None:
+    for sample in numbers:
+        instrument = _gauge(sample.metric)
+        if sample.metric.bounds:
+            instrument.observe(sample.value, tags=sample.tags)
+        elif sample.value > 0:
+            instrument.inc(sample.value, tags=sample.tags)
 
 
 def start_ray() -> None:
     """Join the cluster this process was submitted to, or start a quiet local one."""
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled" if "RAY_ADDRESS" not in os.environ else "token")
+    os.environ.setdefault("RAY_AUTH_MODE", "token" if _is_job() else "disabled")
     local: dict[str, Any] = {}
-    if "RAY_ADDRESS" not in os.environ:
+    if not _is_job():
         local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     # Restarts and retries of actors can only be set through arguments that Ray 2.64 will rename.
     warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
-    if threading.current_thread() is threading.main_thread():
-        # Ray's own handler prints stacks and aborts; whoever stops a run (systemd, kill) gets what Ctrl-C gets.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _stop_on_sigterm()
     # A dead worker is ours to report, in a line instead of Ray's pages.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
@@ -313,36 +324,55 @@ def start_ray() -> None:
     context.max_errored_blocks = -1
     context.max_consecutive_actor_init_deaths = _INIT_DEATHS
     context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS
+    context.downstream_capacity_backpressure_ratio = _DETECTED_AHEAD
 
 
-def _workers(settings: Settings, chunks: int) -> Workers:
-    """Pool sizes from what the cluster has: one tracker per GPU (or core), a quarter as many detectors."""
-    resources = ray.cluster_resources()
-    cores, gpus = max(int(resources.get("CPU", 1)), 1), int(resources.get("GPU", 0))
-    if gpus:
-        track = settings.run.track_workers or min(chunks, max(1, int(gpus / max(settings.run.track_gpus, 0.01))))
-        detect = settings.run.detect_workers or min(chunks, gpus)
-        on_gpu = {"num_gpus": settings.run.detect_gpus}, {"num_gpus": settings.run.track_gpus}
-        return Workers(detect, track, *on_gpu, settings.run.torch_threads or max(1, cores // (track + detect)))
-    fits = max(1, int(resources.get("memory", 0) / _WORKER_BYTES))
-    track = settings.run.track_workers or min(chunks, cores, fits)
-    detect = settings.run.detect_workers or min(chunks, max(1, cores // 4))
-    # Trackers get seven tenths of the cores, detectors two, and commits run in what is left.
-    shares = {"num_cpus": _cpus(0.2 * cores / detect)}, {"num_cpus": _cpus(0.7 * cores / track)}
-    return Workers(detect, track, *shares, settings.run.torch_threads or max(1, cores // track))
+def _stop_on_sigterm() -> None:
+    """Let whoever stops a run (systemd, kill, `ray job stop`) get what Ctrl-C gets; Ray's handler prints and aborts."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _cpus(share: float) -> float:
-    """A share Ray accepts: any below one core, whole cores above."""
-    return share if share < 1 else float(int(share))
+def _is_job() -> bool:
+    """Whether this process belongs to a cluster that was there before it."""
+    return "RAY_ADDRESS" in os.environ
 
 
-def _pool(size: int) -> Any:
+def _addressed(settings: Settings) -> Settings:
+    """The settings with a store that other processes find where this one does.
+
+    Raises:
+        UsageError: A folder that would go with the job.
+    """
+    url = settings.store.url
+    if "://" in url:
+        return settings
+    folder = Path(url).expanduser()
+    if _is_job() and not folder.is_absolute():
+        raise UsageError(
+            f"store {url}: a folder inside a job's working directory goes when the job ends; give an absolute path on "
+            "a file system that all machines share, or postgresql://"
+        )
+    store = settings.store.model_copy(update={"url": str(folder.absolute())})
+    return settings.model_copy(update={"store": store})
+
+
+def _machines() -> Machines:
+    """What the cluster has, and what its autoscaler may start."""
+    # Ray tells of the nodes it has by a public function, of those it may start by this one only.
+    config = ray._private.state.state.get_cluster_config()
+    groups = [] if config is None else config.node_group_configs
+    return Machines.of(
+        [node["Resources"] for node in ray.nodes() if node["Alive"]],
+        [(dict(group.resources), max(group.max_count, 0)) for group in groups],
+    )
+
+
+def _on(pool: Pool) -> dict[str, Any]:
+    """How Ray Data runs a pool's step."""
     # Chunks take minutes, so none may wait in one actor's queue while another actor is idle.
-    return ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1)
-
-
-def _column(store: Store, chunks: Sequence[Chunk], name: str) -> dict[str, Any]:
-    """One column of the ledger by chunk id."""
-    ledger = store.ledger([chunk.chunk_id for chunk in chunks])
-    return dict(zip(ledger["chunk_id"].to_pylist(), ledger[name].to_pylist(), strict=True))
+    compute = ray.data.ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=1)
+    asked = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus, "label_selector": dict(pool.labels) or None}
+    # A dead actor is replaced by the pool; what it worked on is the next pass's.
+    restarts = {"max_restarts": 0, "max_task_retries": 0}
+    return {"compute": compute, **restarts, **{key: value for key, value in asked.items() if value is not None}}

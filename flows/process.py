@@ -9,10 +9,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import cv2
 import pyarrow as pa
+import pyarrow.compute as pc
 import supervision as sv
 import torch
 
@@ -40,6 +41,7 @@ class Detected:
     detections: pa.Table
     timings_s: dict[str, float]
     error: str | None = None
+    error_kind: str | None = None
 
 
 class DetectChunk:
@@ -67,7 +69,7 @@ class DetectChunk:
             table = detect_frames(frames, self._detector, self._settings.detect.batch)
             return Detected(chunk, table, {"detect": time.monotonic() - started})
 
-        return _guarded(detect, lambda error: Detected(chunk, DETECTIONS.empty_table(), {}, error))
+        return _guarded(detect, lambda error, kind: Detected(chunk, DETECTIONS.empty_table(), {}, error, kind))
 
 
 class TrackChunk:
@@ -95,9 +97,14 @@ class TrackChunk:
         """
         chunk = detected.chunk
         if detected.error is not None:
-            return ChunkResult.failed(chunk, detected.error, timings_s=detected.timings_s)
+            return ChunkResult.failed(
+                chunk, detected.error, timings_s=detected.timings_s, error_kind=detected.error_kind
+            )
         started = time.monotonic()
-        result = _guarded(lambda: self._track(detected, on_frame), lambda error: ChunkResult.failed(chunk, error))
+        result = _guarded(
+            lambda: self._track(detected, on_frame),
+            lambda error, kind: ChunkResult.failed(chunk, error, error_kind=kind),
+        )
         return result.with_timing(**detected.timings_s, track=time.monotonic() - started)
 
     def _track(self, detected: Detected, on_frame: Callable[[Frame], None] | None) -> ChunkResult:
@@ -106,9 +113,18 @@ class TrackChunk:
         every = keyframe_interval(self._settings.detect, chunk.video.fps)
         tracker = ChunkTracker(chunk, segmenter, self._settings, every, self._redetect)
         reader = FrameReader(chunk.video, chunk.start_ns, chunk.seen_until_ns, threads=self._threads)
-        frames = ahead(segmenter.preparing(ahead(reader, _AHEAD)), _AHEAD)
+        decoded = _Timed(reader)
+        frames = _Timed(ahead(segmenter.preparing(ahead(decoded, _AHEAD)), _AHEAD))
+        started = time.monotonic()
         result = tracker.run(_reporting(frames, on_frame), from_table(detected.detections))
-        return replace(result, counters={**result.counters, **reader.counters, "frames": result.counters["frames"]})
+        segmented_s = time.monotonic() - started - frames.seconds
+        counted = {
+            **result.counters,
+            **reader.counters,
+            "frames": result.counters["frames"],
+            "detections": pc.sum(pc.list_value_length(detected.detections["confidence"])).as_py() or 0,
+        }
+        return replace(result, counters=counted).with_timing(decode=decoded.seconds, segment=segmented_s)
 
     def _redetect(self, frame: Frame) -> sv.Detections:
         if self._detector is None:
@@ -125,16 +141,38 @@ def prepare_device(device: str | None, threads: int | None) -> str:
 
 
 _Result = TypeVar("_Result")
+_Item = TypeVar("_Item")
 
 
-def _guarded(work: Callable[[], _Result], failed: Callable[[str], _Result]) -> _Result:
+def _guarded(work: Callable[[], _Result], failed: Callable[[str, str], _Result]) -> _Result:
+    """What `work` gives, or what `failed` makes of the message and kind of its error."""
     try:
         return work()
     except SightflowError as error:
-        return failed(str(error))
+        return failed(str(error), type(error).__name__)
     except Exception as error:  # the ledger is where a run's errors are seen, whatever they are
         _log.exception("chunk failed")
-        return failed(f"{type(error).__name__}: {error}")
+        return failed(f"{type(error).__name__}: {error}", type(error).__name__)
+
+
+class _Timed(Generic[_Item]):
+    """The same items, and the seconds it took to get them."""
+
+    def __init__(self, items: Iterable[_Item]) -> None:
+        self._items = items
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[_Item]:
+        items = iter(self._items)
+        while True:
+            started = time.monotonic()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.monotonic() - started
+            yield item
 
 
 def _reporting(frames: Iterable[Frame], on_frame: Callable[[Frame], None] | None) -> Iterator[Frame]:

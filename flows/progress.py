@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from flows.plan import RunSummary
 from flows.schema import ChunkState
 from flows.store import Store
 
@@ -18,17 +18,17 @@ _POLL_SECONDS = 1.0
 
 
 class LedgerProgress:
-    """Shows how far the given chunks are, while the `with` block lasts.
+    """Shows how far a run is, while the `with` block lasts.
 
     Args:
-        store: Its ledger is polled, so any process may be doing the work.
-        chunk_ids: What is waited for.
+        store: Its ledger is polled for what workers have in hand, so any process may be doing the work.
+        summary: Of the run; it grows.
         console: Where to draw; nothing is drawn where it is no terminal.
     """
 
-    def __init__(self, store: Store, chunk_ids: Sequence[str], console: Console) -> None:
+    def __init__(self, store: Store, summary: RunSummary, console: Console) -> None:
         self._store = store
-        self._chunk_ids = list(chunk_ids)
+        self._summary = summary
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True, name="progress")
         self._bar = Progress(
@@ -41,7 +41,7 @@ class LedgerProgress:
             TimeRemainingColumn(),
             console=console,
         )
-        self._drawn = console.is_terminal and bool(self._chunk_ids)
+        self._drawn = console.is_terminal
 
     def __enter__(self) -> Self:
         if self._drawn:
@@ -58,16 +58,21 @@ class LedgerProgress:
             self._bar.stop()
 
     def _poll(self) -> None:
-        task = self._bar.add_task("processing", total=len(self._chunk_ids), rate="starting ...")
+        task = self._bar.add_task("planning", total=None, rate="")
         started = time.monotonic()
-        already: int | None = None
+        run = self._summary
         while True:
-            ledger = self._store.ledger(self._chunk_ids)
+            before, frames = run.skipped + run.done + run.failed, run.frames
+            ledger = self._store.ledger(run.in_hand)
             ended = sum(state in (ChunkState.DONE, ChunkState.FAILED) for state in ledger["state"].to_pylist())
-            frames = sum(ledger["frames"].to_pylist())
-            already = frames if already is None else already
-            rate = (frames - already) / max(time.monotonic() - started, 1e-9)
-            shown = f"{rate:.1f} frames/s" if frames > already else "starting ..."
-            self._bar.update(task, completed=ended, rate=shown)
+            frames += sum(ledger["frames"].to_pylist())
+            rate = frames / max(time.monotonic() - started, 1e-9)
+            self._bar.update(
+                task,
+                description="processing" if run.is_planned else "planning and processing",
+                total=run.planned or None,
+                completed=before + ended,
+                rate=f"{rate:.1f} frames/s" if frames else "starting ...",
+            )
             if self._stop.wait(_POLL_SECONDS):
                 return

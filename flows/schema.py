@@ -218,6 +218,8 @@ class ChunkResult:
     counters: dict[str, int] = field(default_factory=dict)
     timings_s: dict[str, float] = field(default_factory=dict)
     error: str | None = None
+    error_kind: str | None = None
+    """Name of the error's class."""
 
     def __post_init__(self) -> None:
         _require(self.observations, OBSERVATIONS, "observations")

@@ -313,7 +313,9 @@ ALL = (
         f"""
         select source_id, state, error, count(*) as chunks, cast(sum(attempts) as bigint) as attempts,
             cast(sum(rows) as bigint) as observations, cast(sum(frames) as bigint) as frames,
-            cast(sum(end_ns - start_ns) as double precision) / 1e9 as video_s
+            cast(sum(end_ns - start_ns) as double precision) / 1e9 as video_s,
+            cast(coalesce(sum(cast(cast(counters as json)->>'corrupt_packets' as bigint)), 0) as bigint)
+                as damaged_packets
         from chunks where {_SOURCE}
         group by source_id, state, error order by source_id, state, error
         """,

@@ -21,7 +21,7 @@ from flows.config import Settings
 from flows.errors import ModelError, SightflowError, StoreError, VideoError
 from flows.events import recompute_events
 from flows.locate import locate_stored
-from flows.pipeline import plan_run
+from flows.plan import plan_run
 from flows.probe import probe
 from flows.process import DetectChunk, TrackChunk
 from flows.schema import NS, Chunk, ChunkResult, ChunkState, Frame, Video
@@ -120,16 +120,21 @@ class ClipProcessor:
                 f"{clip.name} is {video.duration_s:.1f} s long; expected at most "
                 f"{self._limits.max_clip_seconds:g} s: use `sightflow run` for longer videos"
             )
-        summary, todo = plan_run(
-            [video.uri], self._settings, store, source_id=clip.source_id, command="serve", retry_failed=True
+        summary, plan = plan_run(
+            [video.uri], self._settings, store, source_id=clip.source_id, command="serve", retry_failed=True, settle_s=0
         )
+        todo = list(plan)
         # Under the name its sender knows: the file is gone when the clip is through.
         store.add_video(replace(video, uri=clip.name))
-        emit({"event": "accepted", "chunks": len(summary.chunk_ids), **_described(video, clip)})
+        emit({"event": "accepted", "chunks": summary.planned, **_described(video, clip)})
         for number, chunk in enumerate(todo, start=1):
             if store.begin(chunk, self._settings.store.max_attempts):
                 self._run_chunk(chunk, store, _Progress(emit, cancelled, chunk, number, len(todo)))
-        failed = [row for row in store.ledger(summary.chunk_ids).to_pylist() if row["state"] == ChunkState.FAILED]
+        failed = [
+            row
+            for row in store.ledger([chunk.chunk_id for chunk in todo]).to_pylist()
+            if row["state"] == ChunkState.FAILED
+        ]
         if failed:
             raise VideoError(failed[0]["error"])
         stitch_source(store, clip.source_id, self._settings.stitch)
@@ -142,7 +147,7 @@ class ClipProcessor:
             {
                 "event": "summary",
                 "tracks": {name: classes.count(name) for name in sorted(set(classes))},
-                "chunks": len(summary.chunk_ids),
+                "chunks": summary.planned,
                 "chunks_done_before": summary.skipped,
                 "wall_s": round(time.monotonic() - started, 3),
                 "stored": clip.store,

@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from flows.config import Settings
 from flows.demo.scene import Scene
 from flows.demo.writer import VIDEO_NAME, write_scene
-from flows.pipeline import RunSummary, plan_run, run
+from flows.pipeline import run
+from flows.plan import RunSummary, plan_run
 from flows.schema import ChunkState, Video
 from flows.stitch import stitch_source
 from flows.store import open_store
@@ -36,13 +37,20 @@ def scene(tmp_path_factory) -> Path:
     return folder / VIDEO_NAME
 
 
+# What a killed run began is free again this soon.
+LEASE = {"SIGHTFLOW_RUN__LEASE_SECONDS": "5"}
+
+
 def _command(video: Path, store_url: str, *more: str) -> list[str]:
     flags = ["--store", store_url, "--source", "yard", "--chunk-seconds", "4", "--detect-every", "5"]
     return [sys.executable, "-m", "flows", "run", str(video), *flags, *more]
 
 
 def _run(video: Path, store_url: str, *more: str) -> subprocess.CompletedProcess:
-    return subprocess.run(_command(video, store_url, *more), capture_output=True, text=True, check=False)
+    environment = {**os.environ, **LEASE}
+    return subprocess.run(
+        _command(video, store_url, *more), env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def _ledger(store_url: str) -> list[dict]:
@@ -116,7 +124,11 @@ def test_a_killed_worker_costs_one_attempt_and_nothing_else(scene, tmp_path):
 def test_a_killed_driver_is_resumed(scene, tmp_path):
     store_url = str(tmp_path / "store")
     run = subprocess.Popen(
-        _command(scene, store_url), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        _command(scene, store_url),
+        env={**os.environ, **LEASE},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     until = time.monotonic() + 240
     while time.monotonic() < until and not _done(store_url):

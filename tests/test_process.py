@@ -32,7 +32,8 @@ def test_a_chunk_gives_observations_with_masks(video):
     result = _process(video, _make_settings())
     assert result.error is None
     assert result.counters["frames"] == 40
-    assert set(result.timings_s) == {"detect", "track"}
+    assert set(result.timings_s) == {"detect", "decode", "segment", "track"}
+    assert result.timings_s["decode"] + result.timings_s["segment"] > 0
     assert result.tracklets.num_rows >= 1
     states = set(result.observations["state"].to_pylist())
     assert State.DETECTED in states

@@ -37,7 +37,7 @@ def run_demo(folder: Path, *, seed: int | None, store_url: str | None, score: bo
         score: Compare with the scene's truth.
         as_json: Print one line of JSON with the scores and nothing else.
     """
-    from flows.cli import run_flow
+    from flows.run import run_flow
 
     scene = demo_scene() if seed is None else Scene.random(seed)
     if not (folder / TRUTH_NAME).exists() or _seed_of(folder) != scene.seed:

@@ -18,6 +18,7 @@ import pytest
 from flows import pipeline
 from flows.config import Settings, StoreSettings
 from flows.errors import StoreError
+from flows.journal import Journal
 from flows.schema import ChunkResult, ChunkState
 from flows.store import Store, open_store, pgconnect
 from tests.archive import make_archive_chunk
@@ -90,9 +91,9 @@ def test_a_connection_lost_in_mid_load_is_made_good(postgis_database: str, monke
         assert set(store.ledger()["rows"].to_pylist()) == {N_ROWS}
 
 
-def _commit(result: ChunkResult, url: str) -> dict:
+def _commit(result: ChunkResult, settings: Settings) -> dict:
     row = {"chunk": pickle.dumps(result.chunk), "result": pickle.dumps(result), "trouble": None}
-    return pipeline._commit(row, url)
+    return pipeline._commit(row, settings, "", Journal())
 
 
 def test_a_connection_that_is_always_lost_fails_the_chunk_alone(
@@ -103,9 +104,9 @@ def test_a_connection_that_is_always_lost_fails_the_chunk_alone(
     with open_store(postgis_database) as store:
         lost, other = _result(0, 10 * N_ROWS), make_result(make_chunk(1))
         with _shooting(postgis_database, shots=1000):
-            done = pipeline._commit({"result": pickle.dumps(lost)}, settings)
+            done = _commit(lost, settings)
         assert "again and again: see" in done["error"]
-        assert pipeline._commit({"result": pickle.dumps(other)}, settings)["error"] is None
+        assert _commit(other, settings)["error"] is None
         ledger = store.ledger().select(["state", "error", "rows"]).to_pylist()
         assert sorted(ledger, key=lambda row: row["rows"]) == [
             {"state": ChunkState.FAILED, "error": done["error"], "rows": 0},

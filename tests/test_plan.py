@@ -1,0 +1,139 @@
+"""A plan that is no further ahead than work needs, and says what was there before."""
+
+import itertools
+import os
+import threading
+import time
+
+import pytest
+
+from flows.config import Settings
+from flows.plan import in_batches, plan_run, watch_videos
+from flows.schema import ChunkState
+from flows.store import Store, open_store
+from tests.stores import make_result
+from tests.videos import write_video
+
+SECOND = {"plan": {"chunk_seconds": 0.5, "overlap_seconds": 0.1}}
+
+
+def _plan(store: Store, uris, **more):
+    flags = {**SECOND, **more.pop("flags", {})}
+    return plan_run(uris, Settings.load(flags=flags), store, settle_s=0, **more)
+
+
+def test_a_video_is_probed_when_it_is_come_to(tmp_path, store_url):
+    videos = [write_video(tmp_path / f"{name}.mp4", frames=25 + index) for index, name in enumerate("abc")]
+    asked = []
+    with open_store(store_url) as store:
+        summary, todo = _plan(store, (asked.append(video) or str(video) for video in videos))
+        assert store.ledger().num_rows == 0
+        first = next(todo)
+        assert (asked, first.video.source_id) == (videos[:1], "a")
+        assert (summary.planned, summary.is_planned) == (2, False)
+        rest = list(todo)
+        assert (summary.planned, summary.is_planned, len(rest)) == (6, True, 5)
+        assert summary.sources == {"a", "b", "c"}
+
+
+def test_what_was_done_or_failed_before_is_counted_and_not_open(tmp_path, store_url):
+    video = str(write_video(tmp_path / "a.mp4", frames=38))
+    with open_store(store_url) as store:
+        done, failed, opened = _plan(store, [video])[1]
+        store.commit(make_result(done, 0))
+        for _ in range(2):
+            assert store.begin(failed, 1) == (store.ledger([failed.chunk_id])["state"][0].as_py() != "failed")
+        summary, todo = _plan(store, [video])
+        assert [chunk.chunk_id for chunk in todo] == [opened.chunk_id]
+        assert (summary.skipped, summary.failed, summary.planned) == (1, 1, 3)
+        assert "began 1 times" in summary.errors[failed.chunk_id]
+        assert len(list(_plan(store, [video], retry_failed=True)[1])) == 2
+
+
+def test_what_was_asked_for_last_is_shown(tmp_path, store_url):
+    """Settings of an earlier run, asked for again, have nothing to do, and are the newest."""
+    video = str(write_video(tmp_path / "a.mp4", frames=10))
+    newer = {"detect": {"detect_every": 7}}
+    with open_store(store_url) as store:
+
+        def shown() -> str:
+            rows = [row for row in store.ledger().to_pylist() if row["state"] == ChunkState.DONE]
+            return max(rows, key=lambda row: row["updated_at"])["chunk_id"]
+
+        (old,) = _plan(store, [video])[1]
+        store.commit(make_result(old, 0))
+        (new,) = _plan(store, [video], flags=newer)[1]
+        store.commit(make_result(new, 0))
+        assert shown() == new.chunk_id
+        stamp = store.stamp("a")
+        assert list(_plan(store, [video], flags=newer)[1]) == []
+        assert store.stamp("a") == stamp
+        assert list(_plan(store, [video])[1]) == []
+        assert shown() == old.chunk_id
+        assert store.stamp("a") != stamp
+
+
+def test_a_file_that_grows_is_left_for_later(tmp_path):
+    video = write_video(tmp_path / "a.mp4", frames=10)
+    settings = Settings.load(flags=SECOND)
+    with open_store(str(tmp_path / "store")) as store:
+        growing = threading.Timer(0.1, lambda: video.open("ab").write(b"\0" * 8))
+        growing.start()
+        summary, todo = plan_run([str(video)], settings, store, settle_s=0.5)
+        assert list(todo) == []
+        growing.join()
+        assert "still being written" in summary.errors[str(video)]
+        summary, todo = plan_run([str(video)], settings, store, settle_s=0.1)
+        assert len(list(todo)) == 1
+        # What was rejected is taken back.
+        assert set(store.ledger()["state"].to_pylist()) == {ChunkState.PLANNED}
+
+
+def test_watching_finds_what_comes_once_it_is_whole(tmp_path):
+    watched = watch_videos([str(tmp_path)], 0.05)
+    old = time.time() - 60
+    (tmp_path / "copying.mp4").write_bytes(b"half")
+    os.utime(tmp_path / "copying.mp4", (old + 3600, old + 3600))
+    (tmp_path / "a.mp4").write_bytes(b"whole")
+    os.utime(tmp_path / "a.mp4", (old, old))
+    assert next(watched).endswith("a.mp4")
+    os.utime(tmp_path / "copying.mp4", (old, old))
+    assert next(watched).endswith("copying.mp4")
+    # The same name with other content is another video.
+    (tmp_path / "a.mp4").write_bytes(b"another")
+    os.utime(tmp_path / "a.mp4", (old + 1, old + 1))
+    assert next(watched).endswith("a.mp4")
+
+
+def test_batches_hold_what_is_there_and_errors_come_through():
+    made = []
+
+    def items():
+        for number in itertools.count():
+            if number == 25:
+                raise ValueError("the twenty-sixth")
+            made.append(number)
+            yield number
+
+    batches = in_batches(items(), 4, 60)
+    assert next(batches) == [0, 1, 2, 3]
+    time.sleep(0.2)
+    assert len(made) <= 10, "made ahead of the need"
+    assert [number for batch in itertools.islice(batches, 6) for number in batch] == list(range(4, 25))
+    with pytest.raises(ValueError, match="twenty-sixth"):
+        next(batches)
+    assert list(in_batches([], 4, 60)) == []
+
+
+def test_a_batch_does_not_wait_for_its_fill():
+    gate = threading.Event()
+
+    def items():
+        yield 1
+        gate.wait(60)
+        yield 2
+
+    batches = in_batches(items(), 4, 0.05)
+    assert next(batches) == [1]
+    gate.set()
+    assert list(batches) == [[2]]
