@@ -49,6 +49,9 @@ _PLAN_SECONDS = 5.0
 # How far detection may be ahead of tracking, in chunks for each that is tracked: what it has begun is no other run's.
 _DETECTED_AHEAD = 2.0
 _POLL_SECONDS = 1.0
+# When none of so many chunks is ended by any worker, it is not the chunks.
+_HOPELESS = 32
+_ENDED = (ChunkState.DONE, ChunkState.FAILED)
 # Ray Data gives up after this long without a finished chunk; an hour-long chunk on a laptop takes its time.
 _NO_PROGRESS_SECONDS = 24 * 3600
 # A worker may die while it starts (its node went away); one that always does stops the run.
@@ -109,8 +112,8 @@ def _process(chunks: Sequence[Chunk], summary: RunSummary, settings: Settings, s
         WorkerError: See `run`.
     """
     ours = {chunk.chunk_id: chunk for chunk in chunks}
-    summary.in_hand = list(ours)
     while ours:
+        summary.in_hand = list(ours)
         died: Exception | None = None
         told: set[str] = set()
         attempts = _attempts(store, ours)
@@ -118,28 +121,31 @@ def _process(chunks: Sequence[Chunk], summary: RunSummary, settings: Settings, s
             told = _note(_one_pass(list(ours.values()), settings, summary.run_id))
         except ray.exceptions.RayError as error:
             died = error
-        if died is not None and attempts == _attempts(store, ours):
-            raise WorkerError(f"workers die while they start, before any chunk is begun: {died}") from died
-        _wait_for_others(store, summary.run_id, list(ours))
-        rows = store.ledger(list(ours)).to_pylist()
-        ended = [row for row in rows if row["state"] in (ChunkState.DONE, ChunkState.FAILED)]
-        ours = {key: ours[key] for key in ours.keys() - {row["chunk_id"] for row in ended}}
-        summary.in_hand = list(ours)
+        waited = _wait_for_others(store, summary.run_id, summary.in_hand)
+        ended = [row for row in store.ledger(summary.in_hand).to_pylist() if row["state"] in _ENDED]
+        if not ended and not waited and (len(ours) >= _HOPELESS or attempts == _attempts(store, ours)):
+            why = died or "most likely they run out of memory: use smaller models or fewer workers"
+            raise WorkerError(f"workers die before any of {len(ours)} chunks is ended: {why}") from died
         for row in ended:
+            del ours[row["chunk_id"]]
             summary.end(row)
             if row["state"] == ChunkState.FAILED and row["chunk_id"] not in told:
                 # Nobody who worked on it lived to say so.
                 _log.warning("chunk %s failed: %s", row["chunk_id"], row["error"])
                 _measure([Sample(FAILURES, 1, {"kind": KILLED})])
+        summary.in_hand = list(ours)
         if ours:
             _log.warning("%d chunks died with their worker and are taken up again", len(ours))
 
 
-def _wait_for_others(store: Store, run_id: str, chunk_ids: Sequence[str]) -> None:
-    """Wait until no other run that is alive has any of these chunks in hand."""
+def _wait_for_others(store: Store, run_id: str, chunk_ids: Sequence[str]) -> bool:
+    """Wait until no other run that is alive has any of these chunks in hand; says whether one had."""
+    waited = False
     while held := store.held(run_id, chunk_ids):
+        waited = True
         _log.info("waiting for %d chunks that another run has begun", len(held))
         time.sleep(_POLL_SECONDS)
+    return waited
 
 
 def _attempts(store: Store, chunks: Iterable[str]) -> dict[str, int]:
@@ -190,23 +196,32 @@ def _one_pass(chunks: Sequence[Chunk], settings: Settings, run_id: str) -> Itera
 
 
 class _Worker(ABC):
-    """An actor that holds one step, or says with every row why it could not be made."""
+    """An actor that holds one step, or says with every row why it could not be made.
+
+    The step is made with the first row: Ray would start an actor again and again that dies while it is made.
+    """
 
     def __init__(self, settings: Settings, threads: int, run_id: str, journal: Journal) -> None:
-        journal.open()
         self._settings = settings
         self._threads = threads
         self._run_id = run_id
+        self._journal = journal
         self._step: Callable[[Any], Any] | None = None
         self._trouble: str | None = None
-        try:
-            self._step = self._make()
-        except Exception as error:  # noqa: BLE001 (whatever hinders a model from loading is told, not dropped)
-            self._trouble = str(error) if isinstance(error, SightflowError) else f"{type(error).__name__}: {error}"
 
     @abstractmethod
     def _make(self) -> Callable[[Any], Any]:
         """Load the step."""
+
+    def _ready(self) -> Callable[[Any], Any] | None:
+        """The step, None where it cannot be made."""
+        if self._step is None and self._trouble is None:
+            self._journal.open()
+            try:
+                self._step = self._make()
+            except Exception as error:  # noqa: BLE001 (whatever hinders a model from loading is told, not dropped)
+                self._trouble = str(error) if isinstance(error, SightflowError) else f"{type(error).__name__}: {error}"
+        return self._step
 
 
 class _Detect(_Worker):
@@ -217,14 +232,14 @@ class _Detect(_Worker):
         return DetectChunk(self._settings, threads=self._threads)
 
     def __call__(self, row: Row) -> Row:
-        chunk = pickle.loads(row["chunk"])
+        chunk, step = pickle.loads(row["chunk"]), self._ready()
         detected, trouble = None, self._trouble
-        if self._step is not None:
+        if step is not None:
             with about(chunk, self._run_id):
                 try:
                     if self._store.begin(chunk, self._settings.store.max_attempts, self._run_id):
                         _log.info("begun")
-                        detected = self._step(chunk)
+                        detected = step(chunk)
                 except StoreError as error:
                     trouble = str(error)
         return {"chunk": row["chunk"], "detected": pickle.dumps(detected), "at": time.time(), "trouble": trouble}
@@ -237,14 +252,13 @@ class _Track(_Worker):
         return TrackChunk(self._settings, threads=self._threads)
 
     def __call__(self, row: Row) -> Row:
+        # Clocks of two machines may differ by more than a chunk waited.
+        wait_s = max(time.time() - row["at"], 0.0)
         detected, result = pickle.loads(row["detected"]), None
-        trouble = row["trouble"] or self._trouble
-        if detected is not None and self._step is not None:
+        if detected is not None and (step := self._ready()) is not None:
             with about(detected.chunk, self._run_id):
-                # Clocks of two machines may differ by more than a chunk waited.
-                wait_s = max(time.time() - row["at"], 0.0)
-                result = self._step(detected).with_timing(wait=wait_s)
-        return {"chunk": row["chunk"], "result": pickle.dumps(result), "trouble": trouble}
+                result = step(detected).with_timing(wait=wait_s)
+        return {"chunk": row["chunk"], "result": pickle.dumps(result), "trouble": row["trouble"] or self._trouble}
 
 
 def _commit(row: Row, settings: Settings, run_id: str, journal: Journal) -> Row:
@@ -373,6 +387,6 @@ def _on(pool: Pool) -> dict[str, Any]:
     # Chunks take minutes, so none may wait in one actor's queue while another actor is idle.
     compute = ray.data.ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=1)
     asked = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus, "label_selector": dict(pool.labels) or None}
-    # A dead actor is replaced by the pool; what it worked on is the next pass's.
-    restarts = {"max_restarts": 0, "max_task_retries": 0}
+    # A dead actor is started again, or its pool would wait for ever; what it worked on is the next pass's.
+    restarts = {"max_restarts": -1, "max_task_retries": 0}
     return {"compute": compute, **restarts, **{key: value for key, value in asked.items() if value is not None}}

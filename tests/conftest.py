@@ -10,6 +10,8 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_TMPDIR": "/tmp/sf-ray",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Workers that get their share beside other work: Ray makes them give way to everything.
+    "RAY_worker_niceness": "0",
     # ultralytics asks the network nothing.
     "YOLO_OFFLINE": "1",
     # One thread a process, and none that spins while it waits: tests share the cores with what they start.
