@@ -24,7 +24,7 @@ The flow itself:
   - `kalman`: motion model: predict, update, gate, smooth (filterpy)
   - `associate`: predicted boxes + detections -> pairs
   - `target`: one object of a chunk and the tracklet it leaves
-- `process`: a chunk through detection and tracking, as workers run it
+- `process`: a chunk through detection and tracking
   - `ahead`: things made in a thread before they are asked for
 - `stitch`: tracklets -> tracks, across chunk borders and gaps
 - `locate`: observations -> observations on the ground, by calibration or telemetry
@@ -38,6 +38,7 @@ The flow itself:
 - `plan`: videos -> chunks in the ledger, as lazily as work needs them
 - `lease`: what a run has begun is its own while it lives
 - `pools`: what the cluster has -> how many workers, and what each asks for
+- `workers`: rows of the dataflow -> rows: claim and detect, track, commit
 - `pipeline`: the wiring of all of this: Ray Data over chunks; the only module that imports Ray
 
 What is made of the results:

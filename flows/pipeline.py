@@ -14,33 +14,33 @@ import signal
 import threading
 import time
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.data
 import ray.exceptions
+from ray.data._internal.execution.backpressure_policy.downstream_capacity_backpressure_policy import (
+    DownstreamCapacityBackpressurePolicy,
+)
 from ray.util.metrics import Counter, Histogram
 
 from flows.config import Settings
-from flows.errors import RefusedChunkError, SightflowError, StoreError, UsageError, WorkerError
+from flows.errors import UsageError, WorkerError
 from flows.events import recompute_events
-from flows.journal import Journal, about
+from flows.journal import Journal
 from flows.lease import Lease
-from flows.locate import locate_stored
-from flows.metrics import FAILURES, KILLED, Metric, Sample, samples
+from flows.metrics import FAILURES, KILLED, Metric, Sample
 from flows.plan import RunSummary, in_batches
 from flows.pools import Machines, Pool, size_pools
-from flows.schema import Chunk, ChunkResult, ChunkState
+from flows.schema import Chunk, ChunkState
 from flows.stitch import stitch_source
-from flows.store import Store, open_store
+from flows.store import Store
+from flows.workers import Detect, Row, Track, commit
 
 _log = logging.getLogger(__name__)
-Row = dict[str, Any]
 
 # Chunks of one pass: enough that loading models and the last chunk's end weigh nothing, few enough for Ray and memory.
 _PASS_CHUNKS = 512
@@ -154,7 +154,7 @@ def _attempts(store: Store, chunks: Iterable[str]) -> dict[str, int]:
 
 
 def _note(outcomes: Iterable[Row]) -> set[str]:
-    """Log failed chunks, and stop over trouble that is not one chunk's: its chunks stay open for the next run.
+    """Measure and log what was committed; stop over trouble that is not one chunk's: its chunks stay open.
 
     Returns:
         Ids of the chunks that failed.
@@ -162,6 +162,7 @@ def _note(outcomes: Iterable[Row]) -> set[str]:
     failed: set[str] = set()
     trouble, in_a_row = None, 0
     for outcome in outcomes:
+        _measure(pickle.loads(outcome["samples"]))
         if outcome["error"] is not None:
             failed.add(outcome["chunk_id"])
             _log.warning("chunk %s failed: %s", outcome["chunk_id"], outcome["error"])
@@ -175,136 +176,25 @@ def _note(outcomes: Iterable[Row]) -> set[str]:
 
 
 def _one_pass(chunks: Sequence[Chunk], settings: Settings, run_id: str) -> Iterator[Row]:
-    """One pass of the dataflow over open chunks; yields the outcome of each (see `_commit`)."""
+    """One pass of the dataflow over open chunks; yields the outcome of each (see `workers.commit`)."""
     detect, track = size_pools(_machines(), settings.run, len(chunks))
     journal = Journal.from_environment()
     dataset = (
         # 1 row per chunk, one row per block: Ray may run them anywhere, in any order.
         ray.data.from_items([{"chunk": pickle.dumps(chunk)} for chunk in chunks], override_num_blocks=len(chunks))
         # Detect, 1:1 - keyframes to boxes, kilobytes.
-        .map(_Detect, fn_constructor_args=(settings, detect.threads, run_id, journal), **_on(detect))
+        .map(Detect, fn_constructor_args=(settings, detect.threads, run_id, journal), **_on(detect))
         # Track, 1:1 - decodes the chunk itself; observations and tracklets as Arrow.
-        .map(_Track, fn_constructor_args=(settings, track.threads, run_id, journal), **_on(track))
+        .map(Track, fn_constructor_args=(settings, track.threads, run_id, journal), **_on(track))
         # Georeference and commit, 1:1 - one transaction per chunk, exactly once.
-        .map(_commit, fn_args=(settings, run_id, journal), num_cpus=0.1, max_retries=3)
+        .map(commit, fn_args=(settings, run_id, journal), num_cpus=0.1, max_retries=3)
     )
     yield from dataset.iter_rows()
 
 
-# The actors import the models' libraries, and they alone: commits and a driver with nothing to do start in a second.
-# Ray drops what a worker raises, so what stops all work, not one chunk's, travels with the row as its trouble.
-
-
-class _Worker(ABC):
-    """An actor that holds one step, or says with every row why it could not be made.
-
-    The step is made with the first row: Ray would start an actor again and again that dies while it is made.
-    """
-
-    def __init__(self, settings: Settings, threads: int, run_id: str, journal: Journal) -> None:
-        self._settings = settings
-        self._threads = threads
-        self._run_id = run_id
-        self._journal = journal
-        self._step: Callable[[Any], Any] | None = None
-        self._trouble: str | None = None
-
-    @abstractmethod
-    def _make(self) -> Callable[[Any], Any]:
-        """Load the step."""
-
-    def _ready(self) -> Callable[[Any], Any] | None:
-        """The step, None where it cannot be made."""
-        if self._step is None and self._trouble is None:
-            self._journal.open()
-            try:
-                self._step = self._make()
-            except Exception as error:  # noqa: BLE001 (whatever hinders a model from loading is told, not dropped)
-                self._trouble = str(error) if isinstance(error, SightflowError) else f"{type(error).__name__}: {error}"
-        return self._step
-
-
-class _Detect(_Worker):
-    def _make(self) -> Callable[[Any], Any]:
-        from flows.process import DetectChunk
-
-        self._store = open_store(self._settings.store.url)
-        return DetectChunk(self._settings, threads=self._threads)
-
-    def __call__(self, row: Row) -> Row:
-        chunk, step = pickle.loads(row["chunk"]), self._ready()
-        detected, trouble = None, self._trouble
-        if step is not None:
-            with about(chunk, self._run_id):
-                try:
-                    if self._store.begin(chunk, self._settings.store.max_attempts, self._run_id):
-                        _log.info("begun")
-                        detected = step(chunk)
-                except StoreError as error:
-                    trouble = str(error)
-        return {"chunk": row["chunk"], "detected": pickle.dumps(detected), "at": time.time(), "trouble": trouble}
-
-
-class _Track(_Worker):
-    def _make(self) -> Callable[[Any], Any]:
-        from flows.process import TrackChunk
-
-        return TrackChunk(self._settings, threads=self._threads)
-
-    def __call__(self, row: Row) -> Row:
-        # Clocks of two machines may differ by more than a chunk waited.
-        wait_s = max(time.time() - row["at"], 0.0)
-        detected, result = pickle.loads(row["detected"]), None
-        if detected is not None and (step := self._ready()) is not None:
-            with about(detected.chunk, self._run_id):
-                result = step(detected).with_timing(wait=wait_s)
-        return {"chunk": row["chunk"], "result": pickle.dumps(result), "trouble": row["trouble"] or self._trouble}
-
-
-def _commit(row: Row, settings: Settings, run_id: str, journal: Journal) -> Row:
-    """Locate and store a chunk's result; what comes out names the chunk, its error, or trouble that is not its own.
-
-    A chunk that was begun and has no result, because of trouble, is handed back.
-    """
-    chunk, result = pickle.loads(row["chunk"]), pickle.loads(row["result"])
-    journal.open()
-    error, trouble = None, row["trouble"]
-    try:
-        with about(chunk, run_id), closing(open_store(settings.store.url)) as store:
-            if result is not None:
-                error = _stored(store, result, settings).error
-            elif trouble is not None:
-                store.hand_back(run_id, [chunk.chunk_id])
-    except StoreError as lost:
-        trouble = trouble or f"chunk {chunk.chunk_id} could not be stored: {lost}"
-    return {"chunk_id": chunk.chunk_id, "error": error, "trouble": trouble}
-
-
-def _stored(store: Store, result: ChunkResult, settings: Settings) -> ChunkResult:
-    """The result as it was committed: with places, or failed where the store refused it."""
-    started = time.monotonic()
-    video = result.chunk.video
-    located = locate_stored(store, video.source_id, result.observations, settings.georeference, video)
-    result = replace(result, observations=located)
-    try:
-        store.commit(result)
-    except RefusedChunkError as error:
-        kind = type(error).__name__
-        result = ChunkResult.failed(result.chunk, str(error), timings_s=result.timings_s, error_kind=kind)
-        store.commit(result)
-    result = result.with_timing(commit=time.monotonic() - started)
-    _measure(samples(result))
-    said = {"rows": result.observations.num_rows, "counters": result.counters, "timings_s": result.timings_s}
-    if result.error is None:
-        _log.info("done", extra={"fields": said})
-    else:
-        _log.warning("failed: %s", result.error, extra={"fields": {**said, "kind": result.error_kind}})
-    return result
-
-
 @functools.cache
 def _gauge(metric: Metric) -> Any:
-    """The metric in this process, as Ray exports it."""
+    """The metric as Ray exports it. The driver's alone: what dies with a worker would be missing from its sums."""
     if metric.bounds:
         return Histogram(metric.name, metric.meaning, boundaries=list(metric.bounds), tag_keys=metric.tags)
     return Counter(metric.name, metric.meaning, tag_keys=metric.tags)
@@ -324,12 +214,15 @@ def start_ray() -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_AUTH_MODE", "token" if _is_job() else "disabled")
+    # Its C++ side would tell whoever starts a run that actors with large arguments may fail to restart.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     local: dict[str, Any] = {}
     if not _is_job():
         local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     # Restarts and retries of actors can only be set through arguments that Ray 2.64 will rename.
     warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+    with _without_stderr():  # where it says that its level was set
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
     _stop_on_sigterm()
     # A dead worker is ours to report, in a line instead of Ray's pages.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -339,6 +232,21 @@ def start_ray() -> None:
     context.max_consecutive_actor_init_deaths = _INIT_DEATHS
     context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS
     context.downstream_capacity_backpressure_ratio = _DETECTED_AHEAD
+    # Ray heeds the ratio only once half of the object store is full, which kilobytes never do.
+    DownstreamCapacityBackpressurePolicy.OBJECT_STORE_BUDGET_UTIL_THRESHOLD = 0.0
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Keep what libraries write past Python from the terminal; what is raised is raised."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _stop_on_sigterm() -> None:

@@ -112,7 +112,7 @@ def test_run_then_nothing_left_to_do(scene, store_url):
 def test_a_killed_worker_costs_one_attempt_and_nothing_else(scene, tmp_path):
     store_url = str(tmp_path / "store")
     run = subprocess.Popen(_command(scene, store_url), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    _worker(run.pid, "Map(_Track)").send_signal(signal.SIGKILL)
+    _worker(run.pid, "Map(Track)").send_signal(signal.SIGKILL)
     out, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
     assert "3 chunks processed" in out
@@ -153,7 +153,7 @@ def test_a_stopped_run_says_how_to_go_on(scene, tmp_path):
     run = subprocess.Popen(
         _command(scene, str(tmp_path / "store")), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    _worker(run.pid, "Map(_Track)")
+    _worker(run.pid, "Map(Track)")
     run.send_signal(signal.SIGTERM)
     _, err = run.communicate(timeout=120)
     assert run.returncode == 130

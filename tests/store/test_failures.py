@@ -15,12 +15,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from flows import pipeline
 from flows.config import Settings, StoreSettings
 from flows.errors import StoreError
 from flows.journal import Journal
 from flows.schema import ChunkResult, ChunkState
 from flows.store import Store, open_store, pgconnect
+from flows.workers import commit
 from tests.archive import make_archive_chunk
 from tests.postgis import running_cluster
 from tests.stores import make_chunk, make_result
@@ -93,7 +93,7 @@ def test_a_connection_lost_in_mid_load_is_made_good(postgis_database: str, monke
 
 def _commit(result: ChunkResult, settings: Settings) -> dict:
     row = {"chunk": pickle.dumps(result.chunk), "result": pickle.dumps(result), "trouble": None}
-    return pipeline._commit(row, settings, "", Journal())
+    return commit(row, settings, "", Journal())
 
 
 def test_a_connection_that_is_always_lost_fails_the_chunk_alone(

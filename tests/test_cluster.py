@@ -1,0 +1,121 @@
+"""Archives over several machines: nodes and drivers that are killed, videos that kill, two drivers, a submitted job."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flows.models import resolve
+from flows.schema import ChunkState
+from flows.store import open_store
+from tests.clusters import POISON, free_port, kill_tree, running_nodes
+from tests.test_pipeline import LEASE, scene  # noqa: F401 (a fixture)
+from tests.videos import write_video
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+FLAGS = ["--chunk-seconds", "2", "--detect-every", "5"]
+
+
+def _start(folder: Path, store: Path, environment: dict[str, str], *more: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows", "run", str(folder), "--store", str(store), *FLAGS, *more],
+        env={**os.environ, **LEASE, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _ledger(store: Path) -> list[dict]:
+    if not (store / "schema_version").exists():
+        return []
+    with open_store(str(store)) as opened:
+        return opened.ledger().to_pylist()
+
+
+def _until_done(store: Path, n: int, run: subprocess.Popen, deadline_s: float = 600) -> None:
+    until = time.monotonic() + deadline_s
+    while sum(row["state"] == ChunkState.DONE for row in _ledger(store)) < n:
+        assert run.poll() is None, run.stderr.read()
+        assert time.monotonic() < until, f"no {n} chunks done within {deadline_s} s"
+        time.sleep(0.2)
+
+
+def _assert_exactly_once(store: Path) -> None:
+    sql = "select count(*) as n, count(*) - count(distinct tracklet_id || '@' || frame) as twice from observations"
+    with open_store(str(store)) as opened:
+        (counted,) = opened.query(sql).to_pylist()
+    assert counted["n"] > 0
+    assert counted["twice"] == 0
+
+
+def test_a_node_and_a_driver_are_killed_and_one_video_kills_its_workers(scene, tmp_path):  # noqa: F811
+    videos, store = tmp_path / "videos", tmp_path / "store"
+    videos.mkdir()
+    (videos / "good.mp4").write_bytes(scene.read_bytes())
+    write_video(videos / "poison.mp4", frames=10)
+    (tmp_path / "sitecustomize.py").write_text(POISON)
+    python_path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    with running_nodes(3, {"PYTHONPATH": python_path}) as (address, nodes):
+        joined = {"RAY_ADDRESS": address}
+        first = _start(videos, store, joined)
+        _until_done(store, 1, first)
+        kill_tree(nodes[1])
+        _until_done(store, 2, first)
+        first.kill()
+        first.communicate()
+        again = _start(videos, store, joined)
+        out, err = again.communicate(timeout=900)
+    assert again.returncode == 1, err
+    ledger = _ledger(store)
+    states = {(row["source_id"], row["state"]) for row in ledger}
+    assert states == {("good", ChunkState.DONE), ("poison", ChunkState.FAILED)}
+    assert all("never ended: its process was killed" in row["error"] for row in ledger if row["source_id"] == "poison")
+    assert len(ledger) == 7
+    assert "1 failed" in out
+    _assert_exactly_once(store)
+
+
+def test_two_drivers_share_the_work(scene, tmp_path):  # noqa: F811
+    store = tmp_path / "store"
+    with running_nodes(2, {}) as (address, _):
+        pools = {"SIGHTFLOW_RUN__TRACK_WORKERS": "1", "SIGHTFLOW_RUN__DETECT_WORKERS": "1"}
+        runs = [_start(scene, store, {"RAY_ADDRESS": address, **pools}, "--chunk-seconds", "1") for _ in range(2)]
+        said = [run.communicate(timeout=900) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert {(row["state"], row["attempts"]) for row in _ledger(store)} == {(ChunkState.DONE, 1)}
+    _assert_exactly_once(store)
+
+
+def test_a_submitted_job_has_the_weights_and_settings_that_git_ignores(scene, tmp_path):  # noqa: F811
+    """The commands of docs/cluster.md, on a cluster of one node."""
+    job, store = tmp_path / "job", tmp_path / "store"
+    (job / "runs").mkdir(parents=True)
+    (job / ".gitignore").write_text("runs/\n*.yaml\n")
+    nano = resolve("nano", "segmenter")
+    (job / "runs" / "mine.safetensors").write_bytes(nano.path.read_bytes())
+    (job / "runs" / "mine.yaml").write_bytes(Path(nano.config).read_bytes())
+    (job / "site.yaml").write_text(
+        f"segment: {{segmenter: runs/mine.safetensors, image_size: {nano.image_size}}}\nplan: {{chunk_seconds: 6}}\n"
+    )
+    dashboard = free_port()
+    head = ["--include-dashboard=true", f"--dashboard-port={dashboard}"]
+    with running_nodes(1, {}, *head):
+        submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", str(job)]
+        submit += ["--address", f"http://127.0.0.1:{dashboard}", "--", sys.executable, "-m", "flows", "run", str(scene)]
+        submitted = subprocess.run(
+            [*submit, "--config", "site.yaml", "--store", str(store)],
+            env={**os.environ, "RAY_RUNTIME_ENV_IGNORE_GITIGNORE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    assert re.search(r"2 chunks processed, 0 done before, 0 failed", submitted.stdout), submitted.stdout
+    assert {row["state"] for row in _ledger(store)} == {ChunkState.DONE}
