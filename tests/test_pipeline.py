@@ -25,6 +25,7 @@ from flows.schema import ChunkState, Video
 from flows.stitch import stitch_source
 from flows.store import open_store
 from tests.tracked import make_store, sighting
+from tests.videos import write_video
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -158,6 +159,34 @@ def test_a_stopped_run_says_how_to_go_on(scene, tmp_path):
     _, err = run.communicate(timeout=120)
     assert run.returncode == 130
     assert err == "Stopped. What is finished is stored; the same command does the rest.\n"
+    # What was begun is handed back at once, as if it had not been.
+    ledger = _ledger(str(tmp_path / "store"))
+    assert {row["state"] for row in ledger} <= {ChunkState.PLANNED, ChunkState.DONE}
+    assert {row["attempts"] for row in ledger if row["state"] == ChunkState.PLANNED} <= {0}
+
+
+def test_watching_goes_on_with_what_comes(scene, tmp_path):
+    videos, store_url = tmp_path / "videos", str(tmp_path / "store")
+    videos.mkdir()
+    run = subprocess.Popen(
+        [sys.executable, "-m", "flows", "run", str(videos), "--watch", "--store", store_url],
+        env={**os.environ, "SIGHTFLOW_RUN__WATCH_SECONDS": "0.5"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for n, name in enumerate(("a.mp4", "b.mp4"), start=1):
+        write_video(videos / name, frames=20 + n)
+        until = time.monotonic() + 240
+        while len(_done(store_url)) < n:
+            assert run.poll() is None, run.stderr.read()
+            assert time.monotonic() < until
+            time.sleep(0.2)
+    run.send_signal(signal.SIGTERM)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 130, err
+    with open_store(store_url) as store:
+        assert {row["source_id"] for row in store.ledger().to_pylist()} == {"a", "b"}
+        assert store.finished("a") is not None
 
 
 def test_a_run_brings_the_links_that_are_shown_up_to_date(tmp_path):

@@ -1,6 +1,7 @@
 import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ from flows.errors import ReportError
 from flows.reports import REPORTS, run_report
 from flows.schema import OBSERVATIONS, TIMESTAMP, TRACKLETS, ChunkResult, State, make_id
 from flows.store import Store, Zone, open_store
-from tests.stores import START, make_chunk, make_event, make_events, make_links, make_observation, make_tracklet
+from tests.stores import (
+    START,
+    make_chunk,
+    make_event,
+    make_events,
+    make_links,
+    make_observation,
+    make_result,
+    make_tracklet,
+)
 
 CLASSES = ("person", "digger", "Über-Kran", "a'b")
 
@@ -323,6 +333,13 @@ def test_ledger_groups_errors(store: Store) -> None:
         ("planned", None, 1, 60.0),
     ]
     assert table[0]["observations"] == sum(row["source_id"] == "gate" for row in rows)
+    damaged = replace(
+        make_result(make_chunk(90)), counters={"frames": 1, "corrupt_packets": 7}, timings_s={"detect": 2.0}
+    )
+    store.commit(damaged)
+    after = run_report(store, "ledger", source="gate").to_pylist()
+    assert after[0]["damaged_packets"] == table[0]["damaged_packets"] + 7
+    assert after[0]["worker_s"] == pytest.approx(table[0]["worker_s"] + 2)
 
 
 @pytest.mark.parametrize(
