@@ -339,6 +339,9 @@ LEDGER = pa.schema(
         pa.field("counters", pa.string(), nullable=False),
         pa.field("timings", pa.string(), nullable=False),
         pa.field("updated_at", TIMESTAMP, nullable=False),
+        # Of counters and timings, what is summed over whole archives; null in rows of older versions.
+        pa.field("damaged_packets", pa.int64()),
+        pa.field("worker_s", pa.float64()),
     ]
 )
 """The ledger: one row per planned chunk. `counters` and `timings` (seconds by step) are JSON objects."""

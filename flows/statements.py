@@ -314,10 +314,7 @@ ALL = (
         select source_id, state, error, count(*) as chunks, cast(sum(attempts) as bigint) as attempts,
             cast(sum(rows) as bigint) as observations, cast(sum(frames) as bigint) as frames,
             cast(sum(end_ns - start_ns) as double precision) / 1e9 as video_s,
-            cast(coalesce(sum(cast(cast(counters as json)->>'corrupt_packets' as bigint)), 0) as bigint)
-                as damaged_packets,
-            coalesce(sum(cast(cast(timings as json)->>'detect' as double precision)), 0)
-                + coalesce(sum(cast(cast(timings as json)->>'track' as double precision)), 0) as worker_s
+            cast(coalesce(sum(damaged_packets), 0) as bigint) as damaged_packets, coalesce(sum(worker_s), 0) as worker_s
         from chunks where {_SOURCE}
         group by source_id, state, error order by source_id, state, error
         """,

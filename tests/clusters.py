@@ -21,11 +21,11 @@ import os, signal, sys
 if any("default_worker" in argument for argument in sys.orig_argv):
     sys.addaudithook(
         lambda event, arguments: event == "open"
-        and "poison" in str(arguments[0])
+        and "poison.mp4" in str(arguments[0])
         and os.kill(os.getpid(), signal.SIGSEGV)
     )
 """
-"""A `sitecustomize` with which a Ray worker that opens a file named poison dies, as of a bug in a decoder."""
+"""A `sitecustomize` with which a Ray worker that opens poison.mp4 dies, as of a bug in a decoder."""
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def test_a_node_and_a_driver_are_killed_and_one_video_kills_its_workers(scene, t
     assert again.returncode == 1, err
     ledger = _ledger(store)
     states = {(row["source_id"], row["state"]) for row in ledger}
-    assert states == {("good", ChunkState.DONE), ("poison", ChunkState.FAILED)}
+    assert states == {("good", ChunkState.DONE), ("poison", ChunkState.FAILED)}, err
     assert all("never ended: its process was killed" in row["error"] for row in ledger if row["source_id"] == "poison")
     assert len(ledger) == 7
     assert "1 failed" in out
@@ -85,7 +85,7 @@ def test_two_drivers_share_the_work(scene, tmp_path):  # noqa: F811
     store = tmp_path / "store"
     with running_nodes(2, {}) as (address, _):
         pools = {"SIGHTFLOW_RUN__TRACK_WORKERS": "1", "SIGHTFLOW_RUN__DETECT_WORKERS": "1"}
-        runs = [_start(scene, store, {"RAY_ADDRESS": address, **pools}, "--chunk-seconds", "1") for _ in range(2)]
+        runs = [_start(scene, store, {"RAY_ADDRESS": address, **pools}) for _ in range(2)]
         said = [run.communicate(timeout=900) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
     assert {(row["state"], row["attempts"]) for row in _ledger(store)} == {(ChunkState.DONE, 1)}

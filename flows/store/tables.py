@@ -105,6 +105,8 @@ def planned_row(chunk: Chunk) -> dict[str, Any]:
         "counters": "{}",
         "timings": "{}",
         "updated_at": datetime.now(UTC),
+        "damaged_packets": 0,
+        "worker_s": 0.0,
     }
 
 
@@ -126,6 +128,8 @@ def rejected_row(uri: str, source_id: str, error: str) -> dict[str, Any]:
         "counters": "{}",
         "timings": "{}",
         "updated_at": datetime.now(UTC),
+        "damaged_packets": 0,
+        "worker_s": 0.0,
     }
 
 
@@ -162,6 +166,8 @@ def ended_row(before: Mapping[str, Any], result: ChunkResult) -> dict[str, Any]:
         "frames": result.counters.get("frames", 0),
         "counters": json.dumps(result.counters, sort_keys=True),
         "timings": json.dumps(result.timings_s, sort_keys=True),
+        "damaged_packets": result.counters.get("corrupt_packets", 0),
+        "worker_s": result.timings_s.get("detect", 0.0) + result.timings_s.get("track", 0.0),
         "updated_at": datetime.now(UTC),
     }
 

@@ -52,6 +52,9 @@ create table finished (
     stamp text collate "C" not null
 );
 
+-- What is summed over whole archives: a million rows of JSON take half a minute. Chunks of older versions keep none.
+alter table chunks add column damaged_packets bigint, add column worker_s double precision;
+
 -- A plan asks for a video's chunks, the end of a run for a source's: a scan of a million rows for each would take days.
 create index on chunks (video_id);
 create index on chunks (source_id, state, updated_at);

@@ -81,7 +81,8 @@ def _write_old(url: str, results: list[ChunkResult], version: int) -> None:
             )
         for result in results:
             row = ended_row(planned_row(result.chunk), result)
-            pgarrow.copy(connection, "chunks", pa.Table.from_pylist([row], LEDGER))
+            ledger = pa.Table.from_pylist([row], LEDGER).drop_columns(["damaged_packets", "worker_s"])
+            pgarrow.copy(connection, "chunks", ledger)
             pgcopy.load(connection.cursor(), "observations", result.observations, 0)
             times = result.observations["ts"].to_pylist()
             connection.execute(
