@@ -106,6 +106,11 @@ class VideoSegmenter:
         """Ids of live objects, in order of their first prompt."""
         return list(self._memories)
 
+    @property
+    def starts_from_masks(self) -> bool:
+        """Whether the weights take every frame's mask from the one before (mask hints), memory being of little help."""
+        return self._model.mask_hints
+
     @torch.inference_mode()
     def push(self, image_rgb: ImageArray) -> dict[int, Segment]:
         """Take the next frame, (height, width, 3) uint8, and carry every live object onto it."""

@@ -233,7 +233,8 @@ class ChunkTracker:
             if agreement < self._track.correct_iou:
                 reset[target_id] = box
         if reset:
-            self._segmenter.drop([i for i in reset if segments[i] is None])
+            # What an object looked like before is kept for weights that make something of it.
+            self._segmenter.drop([i for i in reset if segments[i] is None or self._segmenter.starts_from_masks])
             fresh = self._segmenter.prompt(reset)
             clipped = {i: segment.within(_expanded(reset[i], _PROMPT_MARGIN)) for i, segment in fresh.items()}
             segments |= {i: s if s.mask is not None else None for i, s in clipped.items()}

@@ -41,7 +41,6 @@ class Phase:
         scene_share: Share of clips from synthetic scenes; the rest is textured shapes.
         own_score_share: Share of steps in which the model's own object score, not the truth, decides what is
             remembered, as at inference.
-        blind_frames: Frames at the start of a clip that nothing is learned from.
     """
 
     steps: int
@@ -52,7 +51,6 @@ class Phase:
     real_share: float
     scene_share: float
     own_score_share: float = 0.0
-    blind_frames: int = 0
 
 
 CURRICULUM = (
@@ -226,9 +224,8 @@ class Trainer:
                 correct_at=int(rng.integers(2, frames)) if frames > 3 and rng.random() < 0.15 else None,
                 mask_hints=bool(rng.random() < MASK_HINT_SHARE),
                 prompt_age_frames=int(rng.integers(0, 60)) if rng.random() < 0.5 else 0,
-                blind_frames=phase.blind_frames,
             )
-        parts = losses(said, batch, phase.blind_frames)
+        parts = losses(said, batch)
         loss = total_loss(parts)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

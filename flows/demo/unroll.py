@@ -121,7 +121,6 @@ class Unroller:
         correct_at: int | None = None,
         prompt_age_frames: int = 0,
         mask_hints: bool = True,
-        blind_frames: int = 0,
     ) -> Unrolled:
         """Unroll over a batch.
 
@@ -132,51 +131,38 @@ class Unroller:
             prompt_age_frames: How much older than it is the prompt appears from the fourth frame on, so that the
                 prompt's pointer keeps its meaning over long streams.
             mask_hints: Whether frames start from the mask before them; without, memory must do alone.
-            blind_frames: So many frames at the start run without gradients: a long stretch of the model's own
-                mistakes to go on from, at a third of the cost and none of the memory.
         """
         model = self._model
         clips, frames = batch.images.shape[:2]
         set_image_size(model, batch.images.shape[-1])
-        features, positions, sizes = self._encode(batch.images, blind_frames)
+        features, positions, sizes = self._encode(batch.images)
         objects = len(batch.truth) // clips
         memory: dict[str, dict[int, Any]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
         logits, scores = [], []
         hint = box_logits(batch.prompts_xyxy[:, 0], model.image_size)
         for t in range(frames):
-            rows = torch.arange(t * clips, (t + 1) * clips, device=batch.images.device).repeat_interleave(objects)
+            rows = (torch.arange(clips, device=batch.images.device) * frames + t).repeat_interleave(objects)
             here = ([f[:, rows] for f in features], [p[:, rows] for p in positions], sizes)
             prompt = _box_prompt(batch.prompts_xyxy[:, t])
             if t == 4 and prompt_age_frames:
                 memory["cond_frame_outputs"] = {-prompt_age_frames: memory["cond_frame_outputs"][0]}
             points = prompt if t == 0 else padding_point(len(hint), hint.device) if mask_hints else None
-            with torch.set_grad_enabled(torch.is_grad_enabled() and t >= blind_frames):
-                out = self._step(t, here, points, memory, hint if points else None)
-                if t == correct_at and t > 0:
-                    out = self._step(t, here, _only(prompt, batch.visible[:, t]), memory, _hint(out["pred_masks"]))
-                logits.append(out["pred_masks"][:, 0])
-                scores.append(out["object_score_logits"][:, 0])
-                if t + 1 < frames:
-                    present = out["object_score_logits"] > 0 if own_scores else batch.visible[:, t, None] > 0
-                    hint = _hint(torch.where(present[..., None, None], out["pred_masks"], NO_OBJECT_LOGIT))
-                    key = "cond_frame_outputs" if t == 0 else "non_cond_frame_outputs"
-                    memory[key][t] = self._remember(here, out, present)
+            out = self._step(t, here, points, memory, hint if points else None)
+            if t == correct_at and t > 0:
+                out = self._step(t, here, _only(prompt, batch.visible[:, t]), memory, _hint(out["pred_masks"]))
+            logits.append(out["pred_masks"][:, 0])
+            scores.append(out["object_score_logits"][:, 0])
+            if t + 1 < frames:
+                present = out["object_score_logits"] > 0 if own_scores else batch.visible[:, t, None] > 0
+                hint = _hint(torch.where(present[..., None, None], out["pred_masks"], NO_OBJECT_LOGIT))
+                key = "cond_frame_outputs" if t == 0 else "non_cond_frame_outputs"
+                memory[key][t] = self._remember(here, out, present)
         return Unrolled(torch.stack(logits, 1), torch.stack(scores, 1))
 
-    def _encode(
-        self, images: torch.Tensor, blind_frames: int
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[Any]]:
-        """Features of (B, T, 3, S, S) images, frame by frame: row t x B + b of every map."""
-        in_time = images.transpose(0, 1)
-        parts = []
-        for learns, some in ((False, in_time[:blind_frames]), (True, in_time[blind_frames:])):
-            if len(some):
-                with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-                    out = self._model.forward_image(some.flatten(0, 1))
-                    parts.append(self._model._prepare_backbone_features(out)[1:])
-        features = [torch.cat(maps, 1) for maps in zip(*(part[0] for part in parts), strict=True)]
-        positions = [torch.cat(maps, 1) for maps in zip(*(part[1] for part in parts), strict=True)]
-        return features, positions, parts[0][2]
+    def _encode(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor], list[Any]]:
+        out = self._model.forward_image(images.flatten(0, 1))
+        _, features, positions, sizes = self._model._prepare_backbone_features(out)
+        return features, positions, sizes
 
     def _step(
         self, t: int, here: Any, prompt: dict[str, torch.Tensor] | None, memory: Any, hint: torch.Tensor | None
@@ -220,20 +206,13 @@ def _only(prompt: dict[str, torch.Tensor], visible: torch.Tensor) -> dict[str, t
     return {"point_coords": prompt["point_coords"], "point_labels": labels}
 
 
-def losses(said: Unrolled, batch: Batch, blind_frames: int = 0) -> dict[str, torch.Tensor]:
-    """The parts of the loss: `bce`, `dice` (where visible) and `score` (where the truth is known).
-
-    Args:
-        said: What the model said.
-        batch: The truth.
-        blind_frames: So many frames at the start do not count: nothing is learned there.
-    """
-    frames = slice(blind_frames, None)
-    truth, visible, valid = batch.truth[:, frames], batch.visible[:, frames], batch.valid[:, frames]
-    logits = F.interpolate(said.logits[:, frames].float(), size=truth.shape[-2:], mode="bilinear", align_corners=False)
+def losses(said: Unrolled, batch: Batch) -> dict[str, torch.Tensor]:
+    """The parts of the loss: `bce`, `dice` (where visible) and `score` (where the truth is known)."""
+    logits = F.interpolate(said.logits.float(), size=batch.truth.shape[-2:], mode="bilinear", align_corners=False)
+    truth = batch.truth
     area = truth.sum((2, 3))
     pixels = truth.shape[-1] * truth.shape[-2]
-    where = visible * valid
+    where = batch.visible * batch.valid
     count = where.sum().clamp(min=1)
     raw = F.binary_cross_entropy_with_logits(
         logits, truth, pos_weight=torch.tensor(POSITIVE_WEIGHT, device=truth.device), reduction="none"
@@ -242,11 +221,11 @@ def losses(said: Unrolled, batch: Batch, blind_frames: int = 0) -> dict[str, tor
     bce = raw / (POSITIVE_WEIGHT * area + 0.05 * pixels)
     chance = logits.sigmoid()
     dice = 1 - (2 * (chance * truth).sum((2, 3)) + 1) / (chance.sum((2, 3)) + area + 1)
-    score = F.binary_cross_entropy_with_logits(said.scores[:, frames].float(), visible, reduction="none")
+    score = F.binary_cross_entropy_with_logits(said.scores.float(), batch.visible, reduction="none")
     return {
         "bce": (bce * where).sum() / count,
         "dice": (dice * where).sum() / count,
-        "score": (score * valid).sum() / valid.sum().clamp(min=1),
+        "score": (score * batch.valid).sum() / batch.valid.sum().clamp(min=1),
     }
 
 
