@@ -69,9 +69,10 @@ def activity(paths: Paths, stands: BoolArray, changes: Floats, settings: EventSe
     _, typical, _ = speeds(np.where(stands, changes, np.nan), paths.first, paths.last)
     least = np.fmax(_WEAK * typical, settings.work_share)
     with np.errstate(invalid="ignore"):
-        works = _without_short(paths, changes > np.repeat(least, paths.last - paths.first + 1), pause_us)
-    # A window about a moment of rest still sees the work before and after it.
-    works = _shrunk(paths, works, round(settings.work_seconds * US) // 2)
+        works = changes > np.repeat(least, paths.last - paths.first + 1)
+        # A window about a moment of rest still sees the work before and after it, until too little of it is left.
+        unseen = np.nan_to_num(np.clip(least / typical, 0, 1))
+    works = _shrunk(paths, works, (1 - unseen) * settings.work_seconds * US / 2)
     works = _without_short(paths, works | ~stands, pause_us)
     works = ~_without_short(paths, ~works, pause_us)
     return [
@@ -103,7 +104,7 @@ def changes_at(observations: pa.Table, paths: Paths, changes: pa.Table, window_u
         if a == b:
             continue
         own = slice(int(paths.first[track]), int(paths.last[track]) + 1)
-        result[own] = _nearest(t_us[a:b], _median(change[a:b]), paths.t_us[own], window_us)
+        result[own] = _between(t_us[a:b], _median(change[a:b]), paths.t_us[own], window_us)
     return result
 
 
@@ -115,12 +116,14 @@ def _median(values: Floats) -> Floats:
     return result
 
 
-def _nearest(times: Ints, values: Floats, wanted: Ints, reach: int) -> Floats:
-    """The value nearest in time to each wanted one; NaN where none lies within reach."""
+def _between(times: Ints, values: Floats, wanted: Ints, reach: int) -> Floats:
+    """Values at the wanted times, linear between known ones; NaN where none is known within reach.
+
+    The nearest known one instead would move the ends of work by up to half a step, always towards rest.
+    """
     after = np.minimum(np.searchsorted(times, wanted), len(times) - 1)
-    before = np.maximum(after - 1, 0)
-    gaps = np.abs(times[np.stack([before, after])] - wanted)
-    return np.where(gaps.min(axis=0) <= reach, values[np.where(gaps[0] <= gaps[1], before, after)], np.nan)
+    gap = np.abs(times[np.stack([np.maximum(after - 1, 0), after])] - wanted).min(axis=0)
+    return np.where(gap <= reach, np.interp(wanted, times, values), np.nan)
 
 
 def _without_short(paths: Paths, flags: BoolArray, least_us: int) -> BoolArray:
@@ -137,11 +140,12 @@ def _without_short(paths: Paths, flags: BoolArray, least_us: int) -> BoolArray:
     return filled
 
 
-def _shrunk(paths: Paths, flags: BoolArray, by_us: int) -> BoolArray:
-    """The flags without what lies nearer than `by_us` to the end of a span; ends of tracks are none."""
+def _shrunk(paths: Paths, flags: BoolArray, by_us: Floats) -> BoolArray:
+    """The flags without what lies nearer than `by_us` (T,) of its track to a span's end; ends of tracks are none."""
     begin, end = _spans(paths, flags)
-    from_us = np.where(np.isin(begin, paths.first), paths.axis_us[begin], paths.axis_us[begin] + by_us)
-    until_us = np.where(np.isin(end, paths.last), paths.axis_us[end], paths.axis_us[end] - by_us)
+    less_us = by_us[np.searchsorted(paths.first, begin, side="right") - 1]
+    from_us = np.where(np.isin(begin, paths.first), paths.axis_us[begin], paths.axis_us[begin] + less_us)
+    until_us = np.where(np.isin(end, paths.last), paths.axis_us[end], paths.axis_us[end] - less_us)
     first = np.searchsorted(paths.axis_us, from_us, side="left")
     last = np.searchsorted(paths.axis_us, until_us, side="right")
     edges = np.zeros(len(flags) + 1, dtype=np.int64)

@@ -119,10 +119,10 @@ def _pausing(actor: Actor, fps: float, from_s: float, until_s: float) -> Actor:
     return replace(actor, gait_rad=held(actor.gait_rad), swing_rad=held(actor.swing_rad))
 
 
-@pytest.mark.parametrize("seeds", [[11], pytest.param(range(12, 18), marks=pytest.mark.slow)], ids=["one", "many"])
-def test_active_and_idle_hours_of_machines_that_dig_and_pause(seeds):
+@pytest.mark.slow
+def test_active_and_idle_hours_of_machines_that_dig_and_pause():
     active, true_active, total = 0.0, 0.0, 0.0
-    for seed in seeds:
+    for seed in range(11, 18):
         scene = Scene.random(seed, theme="site", duration_s=30)
         random = np.random.default_rng(seed)
         pauses, actors = {}, []
@@ -146,19 +146,19 @@ def test_active_and_idle_hours_of_machines_that_dig_and_pause(seeds):
     assert true_active < 0.9 * total
     assert abs(active - true_active) <= 0.05 * true_active
     # What is not active is idle: together they are the time on site.
-    assert abs((total - active) - (total - true_active)) <= 0.05 * total
+    assert abs(active - true_active) <= 0.05 * (total - true_active)
 
 
 def _observed_diggers(scene: Scene, names: list[int]) -> tuple[pa.Table, pa.Array]:
     paths: dict[str, list[tuple[float, float, float]]] = {str(name): [] for name in names}
-    masks: dict[str, list[bytes]] = {str(name): [] for name in names}
-    for i in range(0, scene.frame_count, MASKS_EVERY):
-        _, ids = scene.render(i)
+    masks: dict[str, list[bytes | None]] = {str(name): [] for name in names}
+    view_xyxy = np.array([0, 0, scene.width_px, scene.height_px], dtype=np.float32)
+    for i in range(scene.frame_count):
+        ids = scene.render(i)[1] if i % MASKS_EVERY == 0 else None
         for name in names:
-            mask = Mask(0, 0, ids == name).within(np.array([0, 0, scene.width_px, scene.height_px], dtype=np.float32))
-            if mask is not None:
-                paths[str(name)].append((i / scene.fps, *_path(scene, str(name)).xy_m[i]))
-                masks[str(name)].append(mask.to_bytes())
+            mask = None if ids is None else Mask(0, 0, ids == name).within(view_xyxy)
+            paths[str(name)].append((i / scene.fps, *_path(scene, str(name)).xy_m[i]))
+            masks[str(name)].append(mask.to_bytes() if mask else None)
     n = sum(map(len, masks.values()))
     observations = make_observations(paths, class_name=["excavator"] * n)
     return observations, pa.array([data for group in masks.values() for data in group], pa.binary())
