@@ -19,7 +19,7 @@ from flows.console import (
     StoreOption,
     err,
     existing_store,
-    known_sources,
+    must_know,
     named_values,
     out,
     print_table,
@@ -27,9 +27,9 @@ from flows.console import (
     utc,
     video_id,
 )
-from flows.errors import MissingExtraError, SightflowError, UsageError
+from flows.errors import MissingExtraError, SightflowError
 from flows.journal import Journal
-from flows.store import Filter, Store
+from flows.store import Filter
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -157,15 +157,10 @@ def stitch(
 
     settings = Settings.load(config)
     with existing_store(store) as opened:
-        _must_know(opened, source)
+        must_know(opened, source)
         tracks = stitch_source(opened, source, settings.stitch, version)
         recompute_events(opened, source, settings.events, settings.georeference)
     out.print(f"{tracks} tracks in version {version}")
-
-
-def _must_know(store: Store, source: str) -> None:
-    if source not in (known := known_sources(store)):
-        raise UsageError(f"no video of source {source!r} in the store; it has {', '.join(known) or 'none yet'}")
 
 
 @app.command()

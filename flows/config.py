@@ -192,7 +192,10 @@ class EventSettings(_Step):
     """A person and a machine are in proximity below this distance of their ground points."""
     person_classes: tuple[str, ...] = ("person",)
     """Classes of people."""
-    machine_classes: tuple[str, ...] = ("car", "truck", "bus", "train", "forklift", "excavator")
+    machine_classes: tuple[str, ...] = (
+        *("car", "truck", "bus", "train", "forklift"),
+        *("excavator", "crane", "loader", "bulldozer"),
+    )
     """Classes of machines."""
 
 

@@ -120,6 +120,16 @@ def known_sources(store: Store) -> list[str]:
     return names
 
 
+def must_know(store: Store, source: str) -> None:
+    """Refuse a source of which a store has no video.
+
+    Raises:
+        UsageError: naming the sources it has.
+    """
+    if source not in (known := known_sources(store)):
+        raise UsageError(f"no video of source {source!r} in the store; it has {', '.join(known) or 'none yet'}")
+
+
 def print_undated(store: Store, sources: Iterable[str]) -> None:
     """Say where several videos of a source know no start time: their tracks would seem to overlap in time."""
     counted = store.query(

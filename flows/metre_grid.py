@@ -18,7 +18,7 @@ from flows.georeference import Calibration, Floats, ground_positions, to_pixels
 from flows.output import written_whole
 from flows.overlay import label_image
 from flows.probe import probe
-from flows.schema import ImageArray
+from flows.schema import BoolArray, ImageArray
 
 _STEPS_M = (0.5, 1, 2, 5, 10, 20, 50, 100)
 _LINES = 14
@@ -96,7 +96,8 @@ def _draw_grid(image: ImageArray, calibration: Calibration, step_m: float) -> No
                 colour = _ROUND_RGB if whole else _GRID_RGB
                 cv2.polylines(image, [piece], False, colour, 2 if whole else 1, cv2.LINE_AA)
             if whole and pieces:
-                x, y = pieces[0][len(pieces[0]) // 2]
+                shown = pieces[0][_inside(image, pieces[0])]
+                x, y = shown[len(shown) // 2]
                 _label(image, f"{'xy'[axis]} {number * step_m:g}", (int(x), int(y)))
 
 
@@ -105,11 +106,15 @@ def _seen(image: ImageArray, points_px: Floats) -> Iterator[np.ndarray]:
     height, width = image.shape[:2]
     with np.errstate(invalid="ignore"):
         near = (np.abs(points_px - [width / 2, height / 2]) < 2 * max(width, height)).all(axis=1)
-    inside = near & (points_px >= 0).all(axis=1) & (points_px < [width, height]).all(axis=1)
+    inside = near & _inside(image, points_px)
     breaks = np.flatnonzero(np.diff(near.astype(int), prepend=0, append=0))
     for begin, end in zip(breaks[::2], breaks[1::2], strict=True):
         if end - begin > 1 and inside[begin:end].any():
-            yield np.round(points_px[begin:end]).astype(np.int32)
+            yield np.floor(points_px[begin:end]).astype(np.int32)
+
+
+def _inside(image: ImageArray, points_px: np.ndarray) -> BoolArray:
+    return np.asarray(((points_px >= 0) & (points_px < image.shape[1::-1])).all(axis=1), dtype=np.bool_)
 
 
 def _draw_horizon(image: ImageArray, calibration: Calibration) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.config import Settings
-from flows.console import StoreOption, err, existing_store, known_sources, out, print_table, utc
+from flows.console import StoreOption, err, existing_store, known_sources, must_know, out, utc
 from flows.errors import CalibrationError, UsageError
 from flows.georeference import Calibration
 from flows.schema import EPOCH
@@ -91,6 +91,9 @@ def _newest_video(store: Store, source: str) -> tuple[str, int, int]:
 
 
 def _describe(calibration: Calibration) -> None:
+    if calibration.flies:
+        out.print(f"it flies: placed by telemetry, to {calibration.rmse_m:.1f} m in the first picture's middle")
+        return
     used, given = int(calibration.inliers.sum()), len(calibration.points_px)
     out.print(f"{used} of {given} points fit, error {calibration.rmse_m:.3f} m (root mean square)")
     if calibration.lens:
@@ -140,29 +143,10 @@ def recompute(
     """Compute events anew from stored observations, zones and calibrations; no video is touched."""
     settings = Settings.load(config)
     with existing_store(store) as opened:
-        for source in sources or _all_sources(opened):
+        for source in sources or []:
+            must_know(opened, source)
+        for source in sources or known_sources(opened):
             out.print(f"{source}: {_recompute(opened, source, settings)} events", highlight=False)
-
-
-@events_app.command()
-def occupancy(
-    source: Annotated[str, typer.Argument(help="The source.")],
-    bin_seconds: Annotated[float, typer.Option(help="Width of a time bin.")] = 60.0,
-    queue: Annotated[
-        bool, typer.Option("--queue", help="Count only those that stand: the length of the queue.")
-    ] = False,
-    output: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
-    store: StoreOption = None,
-) -> None:
-    """How many objects were in each zone at once, over time: the mean and the most of each bin."""
-    from flows.events import occupancy as count
-    from flows.schema import EVENTS
-
-    sql = "select * from events where source_id = $source and kind = $kind"
-    kind = "wait" if queue else "visit"
-    with existing_store(store) as opened:
-        found = opened.query(sql, {"source": source, "kind": kind}).cast(EVENTS)
-    print_table(count(found, bin_seconds, kind), "Queue length" if queue else "Occupancy", output)
 
 
 def _note_if_unknown(store: Store, source: str) -> None:
@@ -170,11 +154,6 @@ def _note_if_unknown(store: Store, source: str) -> None:
     if source not in (known := known_sources(store)):
         note = f"note: no video of source {source!r} yet; the store has {', '.join(known) or 'none'}"
         err.print(note, markup=False, highlight=False)
-
-
-def _all_sources(store: Store) -> list[str]:
-    names: list[str] = store.query("select distinct source_id from chunks order by 1")["source_id"].to_pylist()
-    return names
 
 
 def _recompute(store: Store, source: str, settings: Settings) -> int:

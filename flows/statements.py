@@ -79,6 +79,50 @@ _TIMES = f"""
     cast(sum(active_ms) as double precision) / nullif(cast(sum(present_ms) as double precision), 0) as active_share
 """
 
+
+def _at_once(kind: str) -> str:
+    """How many events of a kind last at once, per zone and time bin: the mean over the bin, and the most.
+
+    The most: +1 where one begins, -1 where it ends, summed up in order of time. A 0 at the start of every bin carries
+    over what goes on by then. An end counts before a begin at the same millisecond.
+    """
+    return f"""
+    with stays as (
+        select source_id, zone,
+            greatest({_whole(f"{_epoch('ts')} * 1000")}, {_whole(f"{_epoch('cast($t0 as timestamptz)')} * 1000")})
+                as a,
+            least({_whole(f"{_epoch('ts')} * 1000")} + {_whole("duration_s * 1000")},
+                {_whole(f"{_epoch('cast($t1 as timestamptz)')} * 1000")}) as b
+        from events where kind = '{kind}' and {_SOURCE} and {_CLASS} and {_until("ts")}
+    ), bins as (
+        select v.source_id, v.zone, v.a, v.b, g.bin * {_BIN_MS} as t
+        from stays v cross join lateral generate_series(
+            cast(floor(v.a / cast({_BIN_MS} as double precision)) as bigint),
+            cast(floor((v.b - 1) / cast({_BIN_MS} as double precision)) as bigint)
+        ) as g(bin) where v.b > v.a
+    ), edges as (
+        select source_id, zone, a as t, 1 as step from stays where b > a
+        union all select source_id, zone, b, -1 from stays where b > a
+        union all select distinct source_id, zone, t, 0 from bins
+    ), levels as (
+        select source_id, zone, floor(t / cast({_BIN_MS} as double precision)) as bin,
+            sum(step) over (partition by source_id, zone order by t, step rows unbounded preceding) as inside
+        from edges
+    ), peaks as (
+        select source_id, zone, bin, max(inside) as most from levels group by source_id, zone, bin
+    ), means as (
+        select source_id, zone, floor(t / cast({_BIN_MS} as double precision)) as bin,
+            sum(least(b, t + {_BIN_MS}) - greatest(a, t)) as inside_ms
+        from bins group by source_id, zone, t
+    )
+    select to_timestamp(m.bin * {_BIN_S}) as bin_start, m.source_id, m.zone,
+        cast(m.inside_ms as double precision) / cast({_BIN_MS} as double precision) as mean_objects,
+        cast(p.most as bigint) as most_objects
+    from means m join peaks p on p.source_id = m.source_id and p.zone = m.zone and p.bin = m.bin
+    order by bin_start, m.source_id, m.zone
+    """
+
+
 ALL = (
     Report(
         "counts",
@@ -133,43 +177,13 @@ ALL = (
     Report(
         "occupancy",
         "Objects in each zone per time bin: mean over the bin, and most at once",
-        # The most at once: +1 where a visit begins, -1 where it ends, summed up in order of time. A 0 at the start of
-        # every bin carries over what is inside by then. An end counts before a begin at the same millisecond.
-        f"""
-        with visits as (
-            select source_id, zone,
-                greatest({_whole(f"{_epoch('ts')} * 1000")}, {_whole(f"{_epoch('cast($t0 as timestamptz)')} * 1000")})
-                    as a,
-                least({_whole(f"{_epoch('ts')} * 1000")} + {_whole("duration_s * 1000")},
-                    {_whole(f"{_epoch('cast($t1 as timestamptz)')} * 1000")}) as b
-            from events where kind = 'visit' and {_SOURCE} and {_CLASS} and {_until("ts")}
-        ), bins as (
-            select v.source_id, v.zone, v.a, v.b, g.bin * {_BIN_MS} as t
-            from visits v cross join lateral generate_series(
-                cast(floor(v.a / cast({_BIN_MS} as double precision)) as bigint),
-                cast(floor((v.b - 1) / cast({_BIN_MS} as double precision)) as bigint)
-            ) as g(bin) where v.b > v.a
-        ), edges as (
-            select source_id, zone, a as t, 1 as step from visits where b > a
-            union all select source_id, zone, b, -1 from visits where b > a
-            union all select distinct source_id, zone, t, 0 from bins
-        ), levels as (
-            select source_id, zone, floor(t / cast({_BIN_MS} as double precision)) as bin,
-                sum(step) over (partition by source_id, zone order by t, step rows unbounded preceding) as inside
-            from edges
-        ), peaks as (
-            select source_id, zone, bin, max(inside) as most from levels group by source_id, zone, bin
-        ), means as (
-            select source_id, zone, floor(t / cast({_BIN_MS} as double precision)) as bin,
-                sum(least(b, t + {_BIN_MS}) - greatest(a, t)) as inside_ms
-            from bins group by source_id, zone, t
-        )
-        select to_timestamp(m.bin * {_BIN_S}) as bin_start, m.source_id, m.zone,
-            cast(m.inside_ms as double precision) / cast({_BIN_MS} as double precision) as mean_objects,
-            cast(p.most as bigint) as most_objects
-        from means m join peaks p on p.source_id = m.source_id and p.zone = m.zone and p.bin = m.bin
-        order by bin_start, m.source_id, m.zone
-        """,
+        _at_once("visit"),
+        _BY_TIME,
+    ),
+    Report(
+        "queue",
+        "Objects standing in each zone per time bin: mean over the bin, and most at once",
+        _at_once("wait"),
         _BY_TIME,
     ),
     Report(

@@ -136,6 +136,7 @@ class ChunkTracker:
             return
         targets = list(self._live.values())
         motion = self._camera.push(frame.image_rgb, np.array([t.box_xyxy for t in targets]))
+        self.counters["camera_lost"] = self._camera.lost
         for target in targets:
             target.kalman.warp(motion)
         self._view = self._views[frame.pts_ns] = compose(self._view, motion)

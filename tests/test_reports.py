@@ -65,7 +65,8 @@ def _fill(store: Store, seed: int) -> list[dict[str, Any]]:
             )
             everything += rows
         store.write_links(source, 1, make_links(source, links))
-        store.write_events(source, make_events(*events))
+        waits = [_visit("ab"[n % 2], 70 * n, 70 * n + 99.5, source_id=source, kind="wait") for n in range(13)]
+        store.write_events(source, make_events(*events, *waits))
         store.write_zones(source, [Zone(name, "zone", ((0, 0), (9, 0), (9, 9))) for name in "ab"])
         store.plan([make_chunk(1, source_id=source)])
         store.commit(ChunkResult.failed(make_chunk(2, source_id=source), "no frames"))
@@ -217,6 +218,13 @@ def test_occupancy_is_a_mean_and_a_most(store: Store) -> None:
     window = {"t0": START + timedelta(seconds=70), "t1": START + timedelta(seconds=78)}
     (row,) = run_report(store, "occupancy", bin_seconds=60, **window).to_pylist()
     assert (row["mean_objects"], row["most_objects"]) == ((8 + 5 + 3) / 60, 2)
+
+
+def test_a_queue_counts_who_waits(store: Store) -> None:
+    waits = [_visit("yard", 0, 60, "a", kind="wait"), _visit("yard", 30, 60, "b", kind="wait")]
+    store.write_events("gate", make_events(*waits, _visit("yard", 0, 60, "c")))
+    (row,) = run_report(store, "queue", bin_seconds=60).to_pylist()
+    assert (row["zone"], row["mean_objects"], row["most_objects"]) == ("yard", 1.5, 2)
 
 
 def test_occupancy_agrees_with_counting_every_millisecond(store: Store) -> None:

@@ -6,6 +6,7 @@ where it is hidden. The same loop with the real segmenter runs in `test_process.
 
 from collections import Counter
 
+import cv2
 import numpy as np
 import pytest
 import supervision as sv
@@ -82,15 +83,15 @@ def _detections(entries):
     )
 
 
-def _track(paths, found=None, *, frames=40, blind=(), redetect=None, chunk=None, **track):
+def _track(paths, found=None, *, frames=40, blind=(), redetect=None, chunk=None, images=None, **track):
     """Run the loop; `found` maps keyframe -> detections, default: every visible object at confidence 0.9."""
     settings = Settings.load(flags={"track": {"smooth": False} | track, "detect": {"detect_every": EVERY}})
     found = found or {
         k: [(path[k], 0.9) for path in paths.values() if path[k] is not None] for k in range(0, frames, EVERY)
     }
     tracker = ChunkTracker(chunk or _chunk(frames), _Oracle(paths, blind), settings, EVERY, redetect)
-    image = np.zeros((HEIGHT_PX, WIDTH_PX, 3), np.uint8)
-    made = (Frame(i, i * NS // FPS, image) for i in range(frames))
+    images = images or [np.zeros((HEIGHT_PX, WIDTH_PX, 3), np.uint8)] * frames
+    made = (Frame(i, i * NS // FPS, image) for i, image in enumerate(images))
     result = tracker.run(made, {k * NS // FPS: _detections(entries) for k, entries in found.items()})
     lives = {}
     for row in result.observations.to_pylist():
@@ -252,3 +253,21 @@ def test_thinning_keeps_first_last_and_changes():
     frames = {row["frame"] for row in rows}
     assert {0, 39, 12, 17} <= frames
     assert len(frames) < 30
+
+
+@pytest.mark.parametrize("compensate", [True, False])
+def test_what_is_hidden_while_the_camera_pans_is_carried_along(compensate):
+    """The camera stands, then pans over a parked object that is hidden just then."""
+    ground = np.random.default_rng(0).integers(0, 255, (HEIGHT_PX // 4, WIDTH_PX // 2), np.uint8)
+    ground = cv2.cvtColor(cv2.resize(ground, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC), cv2.COLOR_GRAY2RGB)
+    pan_px = [5 * min(max(i - 20, 0), 8) for i in range(40)]
+    true = [_box(150.0 - pan) for pan in pan_px]
+    hidden = range(20, 28)
+    paths = {"a": [None if i in hidden else box for i, box in enumerate(true)]}
+    images = [ground[:, pan : pan + WIDTH_PX] for pan in pan_px]
+    result, (rows,) = _track(paths, images=images, compensate_camera=compensate)
+    bridged = [row for row in rows if row["state"] == State.BRIDGED]
+    assert len(bridged) == len(hidden)
+    error_px = max(np.abs(_stored(row) - true[row["frame"]]).max() for row in bridged)
+    assert (error_px < 2) == compensate
+    assert result.counters.get("camera_lost", 0) == 0

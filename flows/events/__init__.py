@@ -10,10 +10,9 @@
 | `proximity` | a person and a machine near each other | `proximity` |
 | `cycle` | from a zone to another and back | `cycles` |
 
-`paths` holds the arrays all of them read; `occupancy` turns visits and waits into numbers over time.
+`paths` holds the arrays all of them read.
 """
 
 from flows.events.compute import compute_events, recompute_events
-from flows.events.occupancy import occupancy
 
-__all__ = ["compute_events", "occupancy", "recompute_events"]
+__all__ = ["compute_events", "recompute_events"]

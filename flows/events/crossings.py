@@ -28,7 +28,7 @@ def crossings(paths: Paths, zone: Zone, clear_sigmas: float) -> Found:
     at, sign, share = _steps_over(paths, points)
     if zone.unit == "px":
         sign = -sign  # y runs down in the picture, so left and right are exchanged
-    before, after = _cleararound(paths, points, clear_sigmas, at)
+    before, after = _clear_around(paths, points, clear_sigmas, at)
     settled = (before >= 0) & (after < len(paths.row))
     settled[settled] &= paths.track[before[settled]] == paths.track[at[settled]]
     settled[settled] &= paths.track[after[settled]] == paths.track[at[settled]]
@@ -84,7 +84,7 @@ def _cross(a: Floats, b: Floats) -> Floats:
     return result
 
 
-def _cleararound(paths: Paths, points: Floats, clear_sigmas: float, at: Ints) -> tuple[Ints, Ints]:
+def _clear_around(paths: Paths, points: Floats, clear_sigmas: float, at: Ints) -> tuple[Ints, Ints]:
     """For each step, the last observation before and the first after it that are clear of the polyline.
 
     They may belong to another track, or be -1 or the number of observations where there is none.

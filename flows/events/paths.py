@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from flows.georeference import Floats
 from flows.locate import sigma_of_ground_point_px
-from flows.schema import BoolArray, State
+from flows.schema import State
 from flows.store.base import Zone
 
 Ints = npt.NDArray[np.int64]
@@ -98,7 +98,6 @@ class Found:
     direction: npt.NDArray[np.str_] | None = None
     other: npt.NDArray[np.str_] | None = None
     distance_m: Floats | None = None
-    inferred: BoolArray | None = None
     begin: Ints | None = None
     end: Ints | None = None
 

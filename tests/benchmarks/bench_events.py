@@ -1,25 +1,21 @@
 """Events of 8 million observations in 20 zones and lines, on one core, against a plain loop over a part of them.
 
-python -m pytest tests/benchmarks/bench_events.py -s
+Run by `make bench`; fewer observations in SIGHTFLOW_BENCH_ROWS.
 """
 
-import json
 import os
-import platform
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pytest
 
 from flows.config import EventSettings
 from flows.events import compute_events
 from flows.schema import TIMESTAMP
 from flows.store import Zone
+from tests.benchmarks.record import record
 
-N = int(os.environ.get("SIGHTFLOW_BENCH_OBSERVATIONS", 8_000_000))
+N = int(os.environ.get("SIGHTFLOW_BENCH_ROWS", 8_000_000))
 LONG, HZ, ZONES, LINES = 1000, 25, 14, 6
 PART = 100_000
 
@@ -98,20 +94,7 @@ def _row_by_row(observations: pa.Table, zones: list[Zone]) -> int:
     return events
 
 
-def _device() -> str:
-    names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
-
-
-@pytest.mark.slow
-def test_events_of_millions_of_observations():
+def bench_events_of_millions_of_observations() -> None:
     observations, zones = _make_observations(N), _make_zones()
     walls, cpus = [], []
     for _ in range(2):
@@ -125,7 +108,6 @@ def test_events_of_millions_of_observations():
     plain_s = (time.process_time() - began) / PART * N
     kinds = {entry["values"]: entry["counts"] for entry in events["kind"].value_counts().to_pylist()}
     figures = {
-        "benchmark": "events",
         "observations": N,
         "zones": ZONES,
         "lines": LINES,
@@ -134,8 +116,5 @@ def test_events_of_millions_of_observations():
         "cpu_s": round(min(cpus), 2),
         "plain_cpu_s_scaled_from_part": round(plain_s, 1),
         "ratio": round(plain_s / min(cpus), 1),
-        "device": _device(),
-        "load": round(os.getloadavg()[0], 1),
     }
-    sys.stdout.write(json.dumps(figures) + "\n")
-    assert events.num_rows
+    record("events", "millions", figures)

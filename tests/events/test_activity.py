@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.config import EventSettings
-from flows.events import compute_events, occupancy
+from flows.events import compute_events
 from flows.events.work import CHANGES, MASK_COLUMNS, mask_change, mask_changes
 from flows.schema import TIMESTAMP, Mask
 from tests.walks import SQUARE, START_US, events_of, make_observations, seconds, walk
@@ -133,15 +133,3 @@ def test_most_of_what_is_inferred_marks_a_span():
         states = ["bridged" if i < share * len(path) else "detected" for i in range(len(path))]
         events = events_of(make_observations({"a": path}, state=states), [], "presence", "stop")
         assert set(events["inferred"].to_pylist()) == {marked}
-
-
-def test_occupancy_and_queue_over_time():
-    """Three stand in the yard, one after the other, two of them at once; a fourth walks through."""
-    paths = {"a": _stand(2, 2, 0, 30), "b": _stand(4, 4, 10, 30), "c": _stand(6, 6, 40, 60)}
-    paths["d"] = [(t + 10, x, y) for t, x, y in walk((-1, 5), (11, 5), speed=2)]
-    events = events_of(make_observations(paths), [SQUARE], "visit", "wait")
-    in_yard, queue = (occupancy(events, 20, kind).to_pylist() for kind in ("visit", "wait"))
-    assert [row["most"] for row in in_yard] == [3, 2, 1]
-    assert [row["most"] for row in queue] == [2, 2, 1]
-    assert [row["mean"] for row in in_yard] == pytest.approx([(20 + 10 + 5) / 20, 1, 1], abs=0.03)
-    assert [row["mean"] for row in queue] == pytest.approx([1.5, 1, 1], abs=0.03)
