@@ -221,8 +221,11 @@ def start_ray() -> None:
         local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     # Restarts and retries of actors can only be set through arguments that Ray 2.64 will rename.
     warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
-    with _without_stderr():  # where it says that its level was set
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+    try:
+        with _without_stderr():  # where it says that its level was set
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+    except Exception as error:  # Ray raises bare exceptions where it does not come up in time
+        raise WorkerError(f"Ray does not start: {error}") from error
     _stop_on_sigterm()
     # A dead worker is ours to report, in a line instead of Ray's pages.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

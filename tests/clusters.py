@@ -22,10 +22,10 @@ if any("default_worker" in argument for argument in sys.orig_argv):
     sys.addaudithook(
         lambda event, arguments: event == "open"
         and "poison.mp4" in str(arguments[0])
-        and os.kill(os.getpid(), signal.SIGSEGV)
+        and os.kill(os.getpid(), signal.SIGKILL)
     )
 """
-"""A `sitecustomize` with which a Ray worker that opens poison.mp4 dies, as of a bug in a decoder."""
+"""A `sitecustomize` with which a Ray worker that opens poison.mp4 dies, as of a decoder that takes all memory."""
 
 
 @contextmanager

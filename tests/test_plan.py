@@ -77,10 +77,18 @@ def test_a_file_that_grows_is_left_for_later(tmp_path):
     video = write_video(tmp_path / "a.mp4", frames=10)
     settings = Settings.load(flags=SECOND)
     with open_store(str(tmp_path / "store")) as store:
-        growing = threading.Timer(0.1, lambda: video.open("ab").write(b"\0" * 8))
+        whole = threading.Event()
+
+        def grow() -> None:
+            while not whole.wait(0.01):
+                with video.open("ab") as file:
+                    file.write(b"\0" * 8)
+
+        growing = threading.Thread(target=grow)
         growing.start()
         summary, todo = plan_run([str(video)], settings, store, settle_s=0.5)
         assert list(todo) == []
+        whole.set()
         growing.join()
         assert "still being written" in summary.errors[str(video)]
         summary, todo = plan_run([str(video)], settings, store, settle_s=0.1)
