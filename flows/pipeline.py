@@ -221,6 +221,8 @@ def start_ray() -> None:
         local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     # Restarts and retries of actors can only be set through arguments that Ray 2.64 will rename.
     warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
+    # A pass may hold fewer chunks by the time a pool of its size is made, when others have done some.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     try:
         with _without_stderr():  # where it says that its level was set
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
