@@ -202,7 +202,8 @@ def test_a_run_brings_the_links_that_are_shown_up_to_date(tmp_path):
         store = make_store(tmp_path / "store", video, [sighting(video, video.uri, 0, (5, 5, 20, 40))])
         if day == 1:
             stitch_source(store, "yard", Settings().stitch, version=2)
-    run([], RunSummary("again", sources={"yard"}), Settings(), store)
+    settings = Settings.load(flags={"store": {"url": str(tmp_path / "store")}})
+    run([], RunSummary("again", sources={"yard"}), settings, store)
     assert store.query("select count(*) as n from tracks")["n"].to_pylist() == [2]
 
 
