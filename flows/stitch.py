@@ -113,11 +113,15 @@ def link_table(
 
 
 def read_tracklets(table: pa.Table) -> list[Tracklet]:
-    """Tracklets from a table of schema TRACKLETS, times moved from the video's clock to the world's."""
+    """Tracklets from a table of schema TRACKLETS, times moved from the video's clock to the world's.
+
+    World times are stored to the microsecond, so the offset is a whole number of them: a rest of nanoseconds, another
+    for every tracklet, would keep the frames that two of them share from being recognised.
+    """
     t0_us = table["t0"].cast(pa.int64()).to_pylist()
     tracklets = []
     for row, t0 in zip(table.to_pylist(), t0_us, strict=True):
-        offset_ns = t0 * 1000 - row["pts0_ns"]
+        offset_ns = (t0 - row["pts0_ns"] // 1000) * 1000
         tracklets.append(
             Tracklet(
                 row["tracklet_id"],

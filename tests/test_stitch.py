@@ -4,12 +4,14 @@ import random
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pytest
 
 from flows.config import StitchSettings
-from flows.schema import NS
-from flows.stitch import Tracklet, link_table, stitch_source
+from flows.schema import NS, TRACKLETS, Chunk
+from flows.stitch import Tracklet, link_table, read_tracklets, stitch_source
 from flows.store import open_store
-from tests.stores import make_chunk, make_result
+from tests.stores import make_chunk, make_observation, make_result, make_tracklet, make_video
 
 FPS = 10
 BORDER_S = 10.0
@@ -62,6 +64,30 @@ def test_shared_frames_join_across_the_border():
     assert rows["a1"]["reason"] == "start"
     assert rows["b1"]["reason"] == "overlap"
     assert rows["b1"]["score"] > 0.9
+
+
+@pytest.mark.parametrize("fps", [7.0, 25.0, 30000 / 1001])
+def test_shared_frames_are_recognised_at_every_frame_rate(fps):
+    """Times in the world are whole microseconds, those of frames are not."""
+    video = make_video(fps=fps)
+    chunks = [Chunk(video, i, i * 10 * NS, (i + 1) * 10 * NS, NS, "x") for i in range(2)]
+    rows = []
+    for chunk, first in zip(chunks, (round(9 * fps) + 1, round(10 * fps) + 2), strict=True):
+        pts = [round(n * NS / fps) for n in range(first, round(11 * fps))]
+        boxes = np.concatenate([_box(p / NS) for p in pts]).tolist()
+        seen = [make_observation(chunk, (p - chunk.start_ns) / NS, pts_ns=p, ts=video.time_at(p)) for p in pts]
+        ends = {
+            f"{end}_{what}": value for end in ("head", "tail") for what, value in (("pts_ns", pts), ("xyxy_px", boxes))
+        }
+        rows.append(make_tracklet(chunk, seen, **ends))
+    links = link_table(
+        read_tracklets(pa.Table.from_pylist(rows, TRACKLETS)),
+        [(chunks[0].chunk_id, chunks[1].chunk_id)],
+        "cam",
+        StitchSettings(),
+        1,
+    ).to_pylist()
+    assert [row["reason"] for row in links] == ["start", "overlap"]
 
 
 def test_another_class_is_another_object():
