@@ -7,6 +7,8 @@ histogram for the whole box it is 0.97, of 8 instead of 32 bins 0.95, of RGB 0.9
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -20,8 +22,39 @@ _HALVES = ((0.12, 0.5), (0.5, 0.9))
 _SIDE = 0.22
 _SMOOTHING = np.array([0.25, 0.5, 0.25])
 
+# Weight of a new look against all before: people turn within a few keyframes. What an object looked like at first is
+# the mean of about as many.
+_RATE = 0.3
+_FIRST = 3
+
 DESCRIPTION = len(_HALVES) * len(_RANGES) * _BINS
 """Numbers in a description."""
+
+
+class Looks:
+    """What one object looks like, at first and lately: descriptions (`DESCRIPTION`,)."""
+
+    def __init__(self, description: FloatArray) -> None:
+        self.first: FloatArray = description
+        self.latest: FloatArray = description
+        self._seen = 1
+
+    def take(self, description: FloatArray) -> None:
+        """It looked like this next."""
+        self.latest = (1 - _RATE) * self.latest + _RATE * description
+        if self._seen < _FIRST:
+            self._seen += 1
+            self.first = self.first + (description - self.first) / np.float32(self._seen)
+
+    def to_list(self) -> list[float]:
+        """Stored form: first and latest, one behind the other."""
+        return np.concatenate([self.first, self.latest]).tolist()
+
+    @staticmethod
+    def from_list(stored: Sequence[float]) -> FloatArray | None:
+        """First and latest, (2, `DESCRIPTION`); None where something else is stored, as older versions did."""
+        ends = np.array(stored, dtype=np.float32)
+        return ends.reshape(2, DESCRIPTION) if ends.size == 2 * DESCRIPTION else None
 
 
 def describe(image_rgb: ImageArray, boxes_xyxy: FloatArray) -> FloatArray:

@@ -20,7 +20,7 @@ _OTHER_CLASS_PENALTY = 0.3
 # close candidates, motion where nothing overlaps.
 _MOTION_WEIGHT = 0.5
 # Looks of one person differ by 0.05 and those of two by 0.2 (medians, PETS09): this makes that worth 0.6 of overlap.
-_APPEARANCE_WEIGHT = 4.0
+APPEARANCE_WEIGHT = 4.0
 # Where boxes do not overlap, what looks more different than this is another object: nine in ten looks of one person
 # differ by less than 0.1, even four keyframes later.
 _LIKE = 0.15
@@ -87,7 +87,7 @@ def associate(
     overlaps = overlap >= np.where(same, min_iou, max(min_iou, _OTHER_CLASS_IOU))
     possible = overlaps | (same & (distance2 <= gate) & (difference <= _LIKE))
     cost = 1 - overlap + _MOTION_WEIGHT * np.minimum(distance2 / gate, 1) + np.where(same, 0, _OTHER_CLASS_PENALTY)
-    return assign(np.where(possible, cost + _APPEARANCE_WEIGHT * difference, FORBIDDEN))
+    return assign(np.where(possible, cost + APPEARANCE_WEIGHT * difference, FORBIDDEN))
 
 
 def assign(cost: Float64Array) -> list[tuple[int, int]]:

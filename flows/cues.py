@@ -77,7 +77,7 @@ def candidate(
 ) -> Candidate:
     """An object as the assignment sees it, given its overlap with D detections (D,), their boxes and looks."""
     distance2 = np.array([target.kalman.distance2(box, sigma) for box in boxes_xyxy])
-    return Candidate(target.class_name, overlap, distance2, difference(target.looks[None], looks)[0])
+    return Candidate(target.class_name, overlap, distance2, difference(target.looks.latest[None], looks)[0])
 
 
 def _clear(boxes_xyxy: FloatArray) -> BoolArray:

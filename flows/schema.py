@@ -301,6 +301,7 @@ TRACKLETS = pa.schema(
         pa.field("head_xyxy_px", pa.list_(pa.float32()), nullable=False),
         pa.field("tail_pts_ns", pa.list_(pa.int64()), nullable=False),
         pa.field("tail_xyxy_px", pa.list_(pa.float32()), nullable=False),
+        # What it looked like at first and at last, `appearance.Looks.to_list`; other lengths are not compared.
         pa.field("appearance", pa.list_(pa.float32()), nullable=False),
     ]
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from flows.appearance import Looks
 from flows.associate import iou_matrix
 from flows.camera_motion import STILL, Affine, inverse, warp_box
 from flows.config import Settings, TrackSettings
@@ -20,8 +21,6 @@ from flows.segment import Segment
 _TRUSTED_MASK_IOU = 0.4
 # One contradiction may be the detector's lapse.
 _GHOST_KEYFRAMES = 2
-# Weight of a new look against all before: people turn within a few keyframes.
-_LOOKS_RATE = 0.3
 # Seconds of boxes at either end that the stitcher extrapolates motion from.
 _ENDS_SECONDS = 1.0
 
@@ -82,7 +81,7 @@ class Target:
     ) -> None:
         self.target_id = target_id
         self.kalman = BoxKalman(box_xyxy, frame.pts_ns, sigma)
-        self.looks = looks
+        self.looks = Looks(looks)
         self.votes: Counter[str] = Counter()
         self.hits = 0
         self.unmatched = 0
@@ -90,7 +89,6 @@ class Target:
         self.segment: Segment | None = None
         self.last_seen_ns = frame.pts_ns
         self.confirmed = False
-        self._pointers: list[FloatArray] = []
         self._sightings: dict[int, Sighting] = {}
         self._confidences: list[float] = []
         self._vote(class_name, confidence)
@@ -128,8 +126,6 @@ class Target:
         if self._sightings:
             self.kalman.update(box_xyxy, sigma)
             self._vote(class_name, confidence)
-        if segment is not None:
-            self._pointers.append(segment.pointer)
         self.segment = segment
         self.unmatched = self.contradicted = 0
         self.last_seen_ns = frame.pts_ns
@@ -162,10 +158,6 @@ class Target:
         if state is State.BRIDGED:
             self.segment = None
         self._see(Sighting(frame.number, frame.pts_ns, state, None, 0.0, object_score=object_score))
-
-    def looked_like(self, looks: FloatArray) -> None:
-        """A detection that shows it alone looked like this."""
-        self.looks = (1 - _LOOKS_RATE) * self.looks + _LOOKS_RATE * looks
 
     def convincing(self, settings: TrackSettings) -> bool:
         """Whether it was detected often enough, and once surely enough, to be reported."""
@@ -270,7 +262,6 @@ class Target:
         head = np.flatnonzero(times < times[0] + span).tolist()
         # The tail reaches back from the border, not from the last sighting: it must cover all shared frames.
         tail = np.flatnonzero(times >= min(int(times[-1]), chunk.end_ns) - span).tolist()
-        pointers = np.mean(self._pointers, axis=0) if self._pointers else np.zeros(0, dtype=np.float32)
         return {
             "tracklet_id": tracklet_id,
             "chunk_id": chunk.chunk_id,
@@ -290,7 +281,7 @@ class Target:
             "head_xyxy_px": np.concatenate([boxes[i] for i in head]).tolist(),
             "tail_pts_ns": times[tail].tolist(),
             "tail_xyxy_px": np.concatenate([boxes[i] for i in tail]).tolist(),
-            "appearance": pointers.tolist(),
+            "appearance": self.looks.to_list(),
         }
 
 

@@ -217,7 +217,7 @@ class ChunkTracker:
                 target.missed()
         for target_id, row in matched.items():
             if evidence.clear[row]:
-                self._live[target_id].looked_like(evidence.looks[row])
+                self._live[target_id].looks.take(evidence.looks[row])
         self._confirm(frame, found, names, matched)
         taken = set(matched.values())
         self._bear(frame, found, names, evidence.looks, [int(r) for r in strong if r not in taken])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flows.appearance import DESCRIPTION, describe, difference
+from flows.appearance import DESCRIPTION, Looks, describe, difference
 
 
 def _dressed(upper, lower, shade=0):
@@ -29,3 +29,17 @@ def test_boxes_beyond_the_frame_are_described_by_what_is_in_view_or_by_nothing()
     assert described[0].sum() > 0
     assert described[1].sum() == 0
     assert describe(_dressed(RED, BLUE), np.zeros((0, 4))).shape == (0, DESCRIPTION)
+
+
+def test_looks_remember_the_first_and_follow_the_latest():
+    red, blue = describe(_dressed(RED, RED), BOX), describe(_dressed(BLUE, BLUE), BOX)
+    looks = Looks(red[0])
+    for _ in range(20):
+        looks.take(blue[0])
+    stored = Looks.from_list(looks.to_list())
+    assert stored is not None
+    to_red, to_blue = difference(stored, red)[:, 0], difference(stored, blue)[:, 0]
+    assert to_red[0] < to_red[1]
+    assert to_blue[1] < 0.05 < to_blue[0]
+    assert Looks.from_list([0.5] * 256) is None
+    assert Looks.from_list([]) is None

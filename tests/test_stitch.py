@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from flows.appearance import DESCRIPTION
 from flows.config import StitchSettings
 from flows.schema import NS, TRACKLETS, Chunk
 from flows.stitch import Tracklet, link_table, read_tracklets, stitch_source
@@ -41,7 +42,16 @@ def _make_tracklet(name: str, chunk: str, t0_s: float, t1_s: float, x0: float, s
         boxes[head],
         ns[tail] + since_ns,
         boxes[tail],
+        overrides.get("looks"),
     )
+
+
+def _looks(*bins: int) -> np.ndarray:
+    """Descriptions at first and at last of something whose histograms fill one bin each."""
+    histograms = np.zeros((2, DESCRIPTION // 32, 32), dtype=np.float32)
+    for end, at in zip(histograms, bins, strict=True):
+        end[:, at] = 1
+    return histograms.reshape(2, DESCRIPTION)
 
 
 def _tracks(tracklets, **settings):
@@ -108,6 +118,43 @@ def test_motion_does_not_join_what_is_elsewhere_or_of_another_size():
     assert _tracks([before, _make_tracklet("a2", "a", 4.5, 8, 0, y=300)])[0] == [["a1"], ["a2"]]
     # What began before the other ended is a second object, however well it lies.
     assert _tracks([before, _make_tracklet("a2", "a", 3.5, 8, 0)])[0] == [["a1"], ["a2"]]
+
+
+def test_looks_decide_where_motion_does_not():
+    """Two meet, are hidden together, and turn back: motion alone would have them pass through each other."""
+    right, left = {"x0": 0, "speed_px_s": 60}, {"x0": 600, "speed_px_s": -60}
+    tracklets = [
+        _make_tracklet("r1", "a", 0, 4.5, looks=_looks(1, 5), **right),
+        _make_tracklet("l1", "a", 0, 4.5, looks=_looks(2, 2), **left),
+        _make_tracklet("r2", "a", 5.5, 9, looks=_looks(2, 2), **right),
+        _make_tracklet("l2", "a", 5.5, 9, looks=_looks(5, 1), **left),
+    ]
+    assert _tracks(tracklets)[0] == [["l1", "r2"], ["l2", "r1"]]
+    unlike = [replace(t, looks=_looks(i, i)) for i, t in enumerate(tracklets)]
+    assert _tracks(unlike)[0] == [["l1"], ["l2"], ["r1"], ["r2"]]
+    one_unknown = [replace(t, looks=None if t.tracklet_id == "r1" else _looks(3, 3)) for t in tracklets]
+    assert _tracks(one_unknown)[0] == [["l1", "l2"], ["r1", "r2"]]
+
+
+def test_looks_decide_between_two_who_overlap_on_shared_frames():
+    a = [
+        _make_tracklet("a1", "a", 0, 9.9, 0, looks=_looks(1, 1)),
+        _make_tracklet("a2", "a", 0, 9.9, 4, looks=_looks(2, 2)),
+    ]
+    b = [
+        _make_tracklet("b1", "b", 10, 15, 4, looks=_looks(1, 1)),
+        _make_tracklet("b2", "b", 10, 15, 0, looks=_looks(2, 2)),
+    ]
+    assert _tracks(a + b)[0] == [["a1", "b1"], ["a2", "b2"]]
+
+
+def test_two_seen_apart_on_one_frame_are_never_one():
+    """The one went on into the shared frames and was lost there; the other begins beside it on the same frames."""
+    before = _make_tracklet("a1", "a", 5, 9.9, 0, speed_px_s=0)
+    beside = _make_tracklet("b1", "b", 10.2, 15, 25, speed_px_s=0)
+    assert _tracks([before, beside])[0] == [["a1"], ["b1"]]
+    later = _make_tracklet("b2", "b", 11.2, 15, 25, speed_px_s=0)
+    assert _tracks([before, later])[0] == [["a1", "b2"]]
 
 
 def test_motion_joins_videos_only_where_their_times_are_known():
