@@ -164,6 +164,25 @@ def stitch(
 
 
 @app.command()
+def audit(
+    source: Annotated[str, typer.Argument(help="The source whose stitching is put to the test.")],
+    store: StoreOption = None,
+    cuts: Annotated[int, typer.Option(min=1, help="How often an unbroken tracklet is cut in two.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Of the places; the same seed cuts at the same ones.")] = 0,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    output: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
+) -> None:
+    """Cut unbroken tracklets in two and see whether stitching finds the pieces: trust without ground truth."""
+    from flows.audit import audit_source
+
+    settings = Settings.load(config)
+    with existing_store(store) as opened:
+        must_know(opened, source)
+        table = audit_source(opened, source, settings.stitch, cuts=cuts, seed=seed)
+    print_table(table, f"Stitching of {source}, by length of the gap in seconds", output)
+
+
+@app.command()
 def demo(
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the scene, the store and the video.")] = Path(
         "demo-out"

@@ -79,12 +79,16 @@ def stitch_source(store: Store, source_id: str, settings: StitchSettings, versio
     with store.locked(source_id):
         if version is None:
             version = max(store.links(source_id)["version"].to_pylist(), default=1)
-        chunks = _current_chunks(store, source_id)
-        current = {row["chunk_id"] for row in chunks}
-        tracklets = [t for t in read_tracklets(store.tracklets(source_id)) if t.chunk_id in current]
-        links = link_table(tracklets, _borders(chunks), source_id, settings, version)
+        links = link_table(*read_source(store, source_id), source_id, settings, version)
         store.write_links(source_id, version, links)
     return len(set(links["track_id"].to_pylist()))
+
+
+def read_source(store: Store, source_id: str) -> tuple[list[Tracklet], list[tuple[str, str]]]:
+    """What there is to stitch of a source: its tracklets, and which chunks are neighbours (earlier, later)."""
+    chunks = _current_chunks(store, source_id)
+    current = {row["chunk_id"] for row in chunks}
+    return [t for t in read_tracklets(store.tracklets(source_id)) if t.chunk_id in current], _borders(chunks)
 
 
 def link_table(
@@ -101,9 +105,7 @@ def link_table(
         borders: Pairs of neighbouring chunks (earlier, later) that share frames.
         source_id, settings, version: As stored.
     """
-    joined = _join_overlaps(tracklets, borders, settings)
-    joined += _join_gaps(tracklets, joined, settings)
-    by_later = {link.later: link for link in joined}
+    by_later = {link.later: link for link in join(tracklets, borders, settings)}
     rows = []
     tracks: dict[str, str] = {}
     for tracklet in sorted(tracklets, key=lambda t: (t.t0_ns, t.tracklet_id)):
@@ -122,6 +124,12 @@ def link_table(
             }
         )
     return pa.Table.from_pylist(rows, schema=TRACK_LINKS)
+
+
+def join(tracklets: Sequence[Tracklet], borders: Sequence[tuple[str, str]], settings: StitchSettings) -> list[Link]:
+    """Who follows whom: by the frames neighbours share, then over gaps. At most one follows each, and is followed."""
+    overlaps = _join_overlaps(tracklets, borders, settings)
+    return overlaps + _join_gaps(tracklets, overlaps, settings)
 
 
 def read_tracklets(table: pa.Table) -> list[Tracklet]:

@@ -195,6 +195,12 @@ def test_a_misspelt_source_is_said(tmp_path):
     _assert_error(_sightflow("zones", "gaet", "zones.yaml", "--store", "store", cwd=tmp_path), 0, "'gaet'", "gate")
 
 
+def test_an_audit_of_too_little_is_said(tmp_path):
+    store = _make_store(tmp_path / "store")
+    done = _sightflow("audit", "gate", "--store", str(store), cwd=tmp_path)
+    _assert_error(done, 2, "gate: no tracklet is longer than 2 s")
+
+
 def test_videos_without_a_start_time_are_said(tmp_path, capsys):
     for name in ("a.mp4", "b.mp4"):
         _make_store(tmp_path / "store", content_hash=name.zfill(32), uri=name, start_time=EPOCH)
