@@ -130,13 +130,18 @@ def evaluate(
     """Score tracks against ground truth: HOTA, IDF1, MOTA and what they are made of."""
     from flows.annotations import from_store, read_mot
     from flows.evaluate import evaluate as score
+    from flows.stitch import border_frames
 
+    true, borders = read_mot(truth, ground_truth=True), None
     if result is not None:
-        scores = score(read_mot(truth, ground_truth=True), read_mot(result))
+        scores = score(true, read_mot(result))
     else:
         with existing_store(store) as opened:
-            scores = score(read_mot(truth, ground_truth=True), from_store(opened, video_id(opened, video)))
+            which = video_id(opened, video)
+            scores, borders = score(true, from_store(opened, which)), border_frames(opened, which)
     values = {k: v for k, v in vars(scores).items() if isinstance(v, int | float)}
+    if borders is not None:  # a file knows of no chunks
+        values["border_switches"] = sum(scores.switches_at(borders).values())
     if as_json:
         sys.stdout.write(json.dumps(values) + "\n")
         return

@@ -8,6 +8,7 @@ here looks at video: identity can be revised at any time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -86,9 +87,17 @@ def stitch_source(store: Store, source_id: str, settings: StitchSettings, versio
 
 def read_source(store: Store, source_id: str) -> tuple[list[Tracklet], list[tuple[str, str]]]:
     """What there is to stitch of a source: its tracklets, and which chunks are neighbours (earlier, later)."""
-    chunks = _current_chunks(store, source_id)
+    chunks = current_chunks(store, source_id)
     current = {row["chunk_id"] for row in chunks}
     return [t for t in read_tracklets(store.tracklets(source_id)) if t.chunk_id in current], _borders(chunks)
+
+
+def border_frames(store: Store, video: str) -> list[int]:
+    """MOT's numbers (from 1) of the first frame of every finished chunk of a video, by its id, but the first."""
+    known = store.query("select source_id, fps from videos where video_id = $video", {"video": video}).to_pylist()[0]
+    starts = [r["start_ns"] for r in current_chunks(store, known["source_id"]) if r["video_id"] == video]
+    # A frame at the very time of a border, to the nanosecond, belongs to the chunk behind it.
+    return [math.ceil((start - 1) * known["fps"] / NS) + 1 for start in starts if start > 0]
 
 
 def link_table(
@@ -160,7 +169,7 @@ def read_tracklets(table: pa.Table) -> list[Tracklet]:
     return tracklets
 
 
-def _current_chunks(store: Store, source_id: str) -> list[dict[str, Any]]:
+def current_chunks(store: Store, source_id: str) -> list[dict[str, Any]]:
     """Done chunks of a source, in order; of a video run with several settings only those of the newest.
 
     Both sets of tracklets describe the same objects, and linking both would count each twice.

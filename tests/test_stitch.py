@@ -10,7 +10,7 @@ import pytest
 from flows.appearance import DESCRIPTION
 from flows.config import StitchSettings
 from flows.schema import NS, TRACKLETS, Chunk
-from flows.stitch import Tracklet, link_table, read_tracklets, stitch_source
+from flows.stitch import Tracklet, border_frames, link_table, read_tracklets, stitch_source
 from flows.store import open_store
 from tests.stores import make_chunk, make_observation, make_result, make_tracklet, make_video
 
@@ -205,3 +205,17 @@ def test_another_run_with_other_settings_does_not_count_objects_twice(store_url)
         stitch_source(store, result.chunk.video.source_id, StitchSettings())
         linked = store.links(result.chunk.video.source_id)["tracklet_id"].to_pylist()
         assert sorted(linked) == sorted(result.tracklets["tracklet_id"].to_pylist())
+
+
+@pytest.mark.parametrize("fps", [7.0, 10.0, 30000 / 1001])
+def test_borders_are_told_by_their_first_frames(tmp_path, fps):
+    video = make_video(fps=fps)
+    with open_store(str(tmp_path)) as store:
+        store.add_video(video)
+        for index in range(3):
+            result = make_result(Chunk(video, index, index * 10 * NS, (index + 1) * 10 * NS, NS, "x"), 5)
+            store.plan([result.chunk])
+            store.commit(result)
+        times = np.array([round(n * NS / fps) for n in range(round(30 * fps))])
+        expected = [int(np.searchsorted(times, border * 10 * NS)) + 1 for border in (1, 2)]
+        assert border_frames(store, video.video_id) == expected
