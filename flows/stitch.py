@@ -261,6 +261,9 @@ def _join_gaps(tracklets: Sequence[Tracklet], joined: Sequence[Link], settings: 
 def _gap_distance2(end: Tracklet, start: Tracklet) -> tuple[float, int]:
     """How far one tracklet's beginning is from where another's motion leads and from what it looked like.
 
+    The longer the gap, the larger the place where it may begin, and the less it says that something began there: the
+    prediction's log density, not the distance alone, is what pairs compete with.
+
     Returns:
         A squared distance and of how many degrees of freedom it is: 4, 2 where looks are not known.
     """
@@ -278,7 +281,7 @@ def _difference(end: Tracklet, start: Tracklet) -> float:
 
 
 def _motion_distance2(end: Tracklet, start: Tracklet) -> float:
-    """Squared Mahalanobis distance between where one tracklet's motion leads and where another begins."""
+    """Squared Mahalanobis distance of where one tracklet begins from where another's motion leads, and its spread."""
     if end.class_name != start.class_name:
         return FORBIDDEN
     if end.video_id != start.video_id and min(end.t0_ns, start.t0_ns) < _DATED_NS:
@@ -293,7 +296,8 @@ def _motion_distance2(end: Tracklet, start: Tracklet) -> float:
     gap_s = (int(start.head_ns[0]) - last[-1][0]) / NS
     sigma = size_last * (_POSITION_SIGMA + _DRIFT_SIGMA_PER_S * gap_s)
     expected = _centre(last[-1][1]) + _velocity(last) * gap_s
-    return float((((_centre(first_box) - expected) / sigma) ** 2).sum())
+    spread = 4 * math.log(1 + _DRIFT_SIGMA_PER_S / _POSITION_SIGMA * gap_s)  # log determinant, over that of no gap
+    return float((((_centre(first_box) - expected) / sigma) ** 2).sum()) + spread
 
 
 def _velocity(points: Sequence[tuple[int, FloatArray]]) -> npt.NDArray[np.float64]:
