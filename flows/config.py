@@ -112,8 +112,8 @@ class TrackSettings(_Step):
     """SAM 2's object score (a logit) at or below which the object is taken as not visible."""
     max_bridge_seconds: float = Field(3.0, ge=0)
     """How long the Kalman filter carries an object that is not seen."""
-    max_missed_keyframes: int = Field(3, ge=1)
-    """An object the detector misses on this many keyframes in a row, though its mask is visible, ends."""
+    max_missed_seconds: float = Field(2.0, ge=0)
+    """An object the detector has missed for so long, on two keyframes at least, though its mask is visible, ends."""
     min_hits: int = Field(2, ge=1)
     """Keyframes that must show an object born below `prompt_conf` before it is reported."""
     compensate_camera: bool = False

@@ -87,7 +87,7 @@ class Target:
         self.unmatched = 0
         self.contradicted = 0
         self.segment: Segment | None = None
-        self.last_seen_ns = frame.pts_ns
+        self.last_seen_ns = self._last_detected_ns = frame.pts_ns
         self.confirmed = False
         self._sightings: dict[int, Sighting] = {}
         self._confidences: list[float] = []
@@ -128,7 +128,7 @@ class Target:
             self._vote(class_name, confidence)
         self.segment = segment
         self.unmatched = self.contradicted = 0
-        self.last_seen_ns = frame.pts_ns
+        self.last_seen_ns = self._last_detected_ns = frame.pts_ns
         sighting = Sighting(frame.number, frame.pts_ns, State.DETECTED, box_xyxy, sigma, confidence)
         self._see(sighting.with_segment(segment))
 
@@ -168,6 +168,15 @@ class Target:
         self.contradicted = _GHOST_KEYFRAMES
         self.confirmed = self.confirmed and self.hits >= min_hits
 
+    @property
+    def is_ghost(self) -> bool:
+        """Whether the detector has contradicted its mask, more often than by a lapse."""
+        return self.contradicted >= _GHOST_KEYFRAMES
+
+    def undetected_seconds(self, pts_ns: int) -> float:
+        """How long ago a detection was last matched to it."""
+        return (pts_ns - self._last_detected_ns) / NS
+
     def hidden_seconds(self, pts_ns: int) -> float:
         """How long ago it was last seen."""
         return (pts_ns - self.last_seen_ns) / NS
@@ -191,7 +200,7 @@ class Target:
             chunk, settings: Of the run.
             views: How the chunk's first frame is seen on others, by `pts_ns`; empty where the camera stands.
         """
-        sightings = self._trimmed(settings.track)
+        sightings = self._trimmed()
         if not self.confirmed or not sightings:
             return [], []
         boxes = _boxes(sightings, settings.track.smooth, views)
@@ -209,14 +218,13 @@ class Target:
             observations = [{**row, "mask": None} for row in observations]
         return observations, [self._tracklet(chunk, tracklet_id, seen, sightings, boxes)]
 
-    def _trimmed(self, settings: TrackSettings) -> list[Sighting]:
+    def _trimmed(self) -> list[Sighting]:
         """Sightings up to the last true one, in order of time.
 
         A mask the detector contradicted twice is a ghost's, and so is what it was carried to since the last detection.
         """
         ordered = [self._sightings[t] for t in sorted(self._sightings)]
-        ghost = self.contradicted >= min(_GHOST_KEYFRAMES, settings.max_missed_keyframes)
-        true_states = {State.DETECTED} if ghost else {State.DETECTED, State.PROPAGATED}
+        true_states = {State.DETECTED} if self.is_ghost else {State.DETECTED, State.PROPAGATED}
         seen = [i for i, s in enumerate(ordered) if s.state in true_states]
         return ordered[: seen[-1] + 1] if seen else []
 

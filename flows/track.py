@@ -340,7 +340,7 @@ class ChunkTracker:
             x1, y1, x2, y2 = target.box_xyxy
             left = not target.visible and not (0 <= (x1 + x2) / 2 <= width and 0 <= (y1 + y2) / 2 <= height)
             lost = target.hidden_seconds(frame.pts_ns) > self._track.max_bridge_seconds
-            ghost = target.contradicted >= self._track.max_missed_keyframes
+            ghost = target.is_ghost and target.undetected_seconds(frame.pts_ns) >= self._track.max_missed_seconds
             unconfirmed = not target.confirmed and target.unmatched >= self._track.min_hits
             if left or lost or ghost or unconfirmed:
                 self._retire(target)

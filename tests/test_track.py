@@ -194,6 +194,15 @@ def test_a_mask_without_any_detection_for_it_is_a_ghost():
     assert life[-1]["frame"] == 5
 
 
+def test_a_detectors_lapse_is_forgiven_by_the_clock_and_not_by_the_frame():
+    """Six keyframes are missed in 0.6 s of a fast detector: no ghost, and its mask in between is kept."""
+    path = _walk(speed=1)
+    for seconds, lives_expected in ((2.0, 1), (0.5, 2)):
+        found = {k: [(path[k], 0.9)] if not 10 <= k < 16 else [] for k in range(40)}
+        _, lives = _track({"a": path}, found, max_missed_seconds=seconds)
+        assert len(lives) == lives_expected, seconds
+
+
 def test_two_masks_on_one_object_become_one():
     """Two detections of one object start two; from the next keyframe on there is one detection."""
     path = _walk(speed=0)
