@@ -22,6 +22,7 @@ from flows.console import (
     must_know,
     named_values,
     out,
+    print_missing,
     print_table,
     store_url,
     utc,
@@ -164,6 +165,7 @@ def stitch(
     with existing_store(store) as opened:
         must_know(opened, source)
         tracks = stitch_source(opened, source, settings.stitch, version)
+        print_missing(opened, [source])
         recompute_events(opened, source, settings.events, settings.georeference)
     out.print(f"{tracks} tracks in version {version}")
 

@@ -6,6 +6,7 @@ import io
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from rich.table import Table
 from flows.config import Settings, StoreSettings
 from flows.errors import StoreError, UsageError
 from flows.reports import run_report
-from flows.schema import EPOCH
+from flows.schema import EPOCH, NS
 from flows.store import Store, open_store
 
 _CHOICES = 20
@@ -144,6 +145,24 @@ def print_undated(store: Store, sources: Iterable[str]) -> None:
                 markup=False,
                 highlight=False,
             )
+
+
+def print_missing(store: Store, sources: Iterable[str]) -> None:
+    """Say where chunks are missing: objects seen on both sides of one are counted as two."""
+    from flows.stitch import missing_chunks
+
+    for source in sorted(sources):
+        missing = missing_chunks(store, source)
+        if not missing:
+            continue
+        states = ", ".join(f"{n} {state}" for state, n in sorted(Counter(row["state"] for row in missing).items()))
+        seconds = sum(row["end_ns"] - row["start_ns"] for row in missing) / NS
+        err.print(
+            f"{source}: {len(missing)} chunks are missing ({states}), {seconds:.0f} s of video: tracks end where they "
+            "begin, and who is seen on both sides counts twice; `sightflow status` says why",
+            markup=False,
+            highlight=False,
+        )
 
 
 def print_counts(store: Store, sources: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from flows.console import (
     err,
     out,
     print_counts,
+    print_missing,
     print_undated,
     utc,
     warn_of_password,
@@ -124,6 +125,7 @@ def run_flow(
             f"{summary.rejected} videos rejected; store: {opened.url}"
         )
         print_counts(opened, summary.sources)
+        print_missing(opened, summary.sources)
         print_undated(opened, summary.sources)
     return not summary.failed and not summary.rejected
 

@@ -182,6 +182,19 @@ def current_chunks(store: Store, source_id: str) -> list[dict[str, Any]]:
     return sorted(current, key=lambda row: (row["video_id"], row["start_ns"]))
 
 
+def missing_chunks(store: Store, source_id: str) -> list[dict[str, Any]]:
+    """Ledger rows of a source's chunks that are not done, now or by an earlier run: tracks end where they begin."""
+    done = {(row["video_id"], row["start_ns"]) for row in current_chunks(store, source_id)}
+    return [
+        row
+        for row in store.ledger().to_pylist()
+        if row["source_id"] == source_id
+        and row["end_ns"] > row["start_ns"]  # a video that could not be read has no extent
+        and row["state"] != ChunkState.DONE
+        and (row["video_id"], row["start_ns"]) not in done
+    ]
+
+
 def _borders(chunks: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """Pairs of neighbouring chunks (earlier, later) of one video."""
     return [

@@ -9,8 +9,9 @@ import pytest
 
 from flows.appearance import DESCRIPTION
 from flows.config import StitchSettings
-from flows.schema import NS, TRACKLETS, Chunk
-from flows.stitch import Tracklet, border_frames, link_table, read_tracklets, stitch_source
+from flows.console import print_missing
+from flows.schema import NS, TRACKLETS, Chunk, ChunkResult
+from flows.stitch import Tracklet, border_frames, link_table, missing_chunks, read_tracklets, stitch_source
 from flows.store import open_store
 from tests.stores import make_chunk, make_observation, make_result, make_tracklet, make_video
 
@@ -205,6 +206,23 @@ def test_another_run_with_other_settings_does_not_count_objects_twice(store_url)
         stitch_source(store, result.chunk.video.source_id, StitchSettings())
         linked = store.links(result.chunk.video.source_id)["tracklet_id"].to_pylist()
         assert sorted(linked) == sorted(result.tracklets["tracklet_id"].to_pylist())
+
+
+def test_missing_chunks_are_told(tmp_path, capsys):
+    """Of three chunks one failed; a video that could not be read misses no chunk."""
+    with open_store(str(tmp_path)) as store:
+        for index in range(3):
+            result = make_result(make_chunk(index), 5)
+            store.add_video(result.chunk.video)
+            store.plan([result.chunk])
+            store.commit(result if index != 1 else ChunkResult.failed(result.chunk, "poisoned"))
+        store.reject("no.mp4", "gate", "not a video")
+        assert [row["index"] for row in missing_chunks(store, "gate")] == [1]
+        print_missing(store, ["gate", "yard"])
+        assert "gate: 1 chunks are missing (1 failed), 60 s of video" in capsys.readouterr().err
+        store.reset_failed([make_chunk(1).chunk_id])
+        store.commit(make_result(make_chunk(1), 5))
+        assert missing_chunks(store, "gate") == []
 
 
 @pytest.mark.parametrize("fps", [7.0, 10.0, 30000 / 1001])
