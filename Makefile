@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What an environment was installed from: a change of pins or extras, or another checkout, installs again.
 STAMP := $(VENV)/.installed-$(shell (cat pyproject.toml constraints.txt; pwd) | cksum | cut -d' ' -f1)
 
-.PHONY: demo test lint bench dashboard clean
+.PHONY: demo test lint bench eval dashboard clean
 
 demo: $(STAMP)  ## install what is needed and run the main job on the bundled scene
 	$(BIN)/sightflow demo --out demo-out
@@ -20,6 +20,9 @@ lint: $(STAMP)-dev
 
 bench: $(STAMP)-dev  ## figures as JSON, each with its baseline in the same run
 	$(BIN)/python -m pytest -s -o python_files='bench_*.py' -o python_functions='bench_*' tests/benchmarks
+
+eval: $(STAMP)-dev  ## how good the tracks are, beside the golden file; EVAL='--seeds 20', EVAL=--update
+	$(BIN)/python -m tests.golden.evaluation $(EVAL)
 
 dashboard: $(STAMP)
 	$(BIN)/sightflow dashboard --store demo-out/store
@@ -44,4 +47,4 @@ $(STAMP)-dev: $(STAMP)
 	@touch $@
 
 clean:
-	rm -rf .venv build *.egg-info demo-out sightflow-data .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build *.egg-info demo-out sightflow-data eval-scenes .mypy_cache .ruff_cache .pytest_cache

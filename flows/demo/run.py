@@ -48,10 +48,10 @@ def run_demo(folder: Path, *, seed: int | None, store_url: str | None, score: bo
     source = f"{SOURCE}-{scene.seed}"
     truth = json.loads((folder / TRUTH_NAME).read_text())
     with open_store(url) as store:
-        _set_up_source(store, source, truth)
+        set_up_source(store, source, truth)
         settings = Settings.load(flags={"store": {"url": url}})
         run_flow([str(folder / VIDEO_NAME)], settings, source=source, start_time=START_TIME, quiet=as_json)
-        scores = _scores(store, source, folder, truth) if score else {}
+        scores = scene_scores(store, source, folder, truth) if score else {}
         if as_json:
             sys.stdout.write(json.dumps(scores) + "\n")
             return
@@ -69,7 +69,7 @@ def _seed_of(folder: Path) -> int:
     return int(json.loads((folder / TRUTH_NAME).read_text())["seed"])
 
 
-def _set_up_source(store: Store, source: str, truth: dict[str, Any]) -> None:
+def set_up_source(store: Store, source: str, truth: dict[str, Any]) -> None:
     """What a user would draw and measure: zones, lines, and a calibration from control points."""
     places = [("zone", zone) for zone in truth["zones"]] + [("line", line) for line in truth["lines"]]
     store.write_zones(
@@ -83,7 +83,8 @@ def _set_up_source(store: Store, source: str, truth: dict[str, Any]) -> None:
     store.write_calibration(source, calibration.to_json())
 
 
-def _scores(store: Store, source: str, folder: Path, truth: dict[str, Any]) -> dict[str, float]:
+def scene_scores(store: Store, source: str, folder: Path, truth: dict[str, Any]) -> dict[str, float]:
+    """Scores of a scene's tracks in a store against its truth: in percent, switches and objects too many in numbers."""
     video = video_id(store, source)
     scores = evaluate(read_mot(folder / MOT_NAME, ground_truth=True), from_store(store, video))
     counted = store.query("select count(*) as n from tracks where source_id = $source", {"source": source})
