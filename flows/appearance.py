@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from flows.schema import FloatArray, ImageArray
@@ -68,6 +67,8 @@ def difference(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def _describe(image_rgb: ImageArray, box_xyxy: FloatArray) -> FloatArray:
+    import cv2  # describing needs it, comparing does not: stitching runs on the base install
+
     x1, y1, x2, y2 = (float(v) for v in box_xyxy)
     width, height = x2 - x1, y2 - y1
     left, right = (max(round(x), 0) for x in (x1 + _SIDE * width, x2 - _SIDE * width))

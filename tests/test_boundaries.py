@@ -38,7 +38,7 @@ def test_the_docstring_tells_every_module():
 def test_the_base_install_can_read_and_report():
     """The command line, the stores and the reports import nothing that an extra brings."""
     code = (
-        "import sys, flows.cli, flows.reports, flows.store.parquet, flows.store.postgis;"
+        "import sys, flows.cli, flows.reports, flows.store.parquet, flows.store.postgis, flows.audit;"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,7 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,7 @@ def _track(store: Any, video_file: Path, settings: Any, start_time: Any, truth: 
     from flows.decode import plan_chunks
     from flows.demo.run import set_up_source
     from flows.events import recompute_events
+    from flows.locate import locate_stored
     from flows.probe import probe
     from flows.process import DetectChunk, TrackChunk
     from flows.stitch import stitch_source
@@ -125,9 +126,10 @@ def _track(store: Any, video_file: Path, settings: Any, start_time: Any, truth: 
         result = track(detect(chunk))
         if result.error is not None:
             raise RuntimeError(f"{video_file.name}: {result.error}")
-        store.commit(result)
+        located = locate_stored(store, "eval", result.observations, settings.georeference, video)
+        store.commit(replace(result, observations=located))
     stitch_source(store, "eval", settings.stitch)
-    recompute_events(store, "eval")
+    recompute_events(store, "eval", settings.events, settings.georeference)
 
 
 def _scene_scores(store: Any, folder: Path, truth: dict[str, Any]) -> dict[str, float]:
@@ -232,6 +234,9 @@ def main(arguments: Sequence[str]) -> int:
         golden[key] = {**golden.get(key, {}), **table}
         GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
         return 0
+    unknown = [name for name in table if name not in golden.get(key, {})]
+    if unknown:
+        print(f"the golden file says nothing of {', '.join(unknown)}: --update adds them")
     worse = fallen(golden.get(key, {}), table)
     print("\n".join(worse) or "nothing fell below the golden file")
     return 1 if worse else 0
