@@ -50,7 +50,7 @@ What is made of the results:
 - `render`: annotated video
   - `overlay`: what is drawn on a frame
 - `metre_grid`: a calibration drawn on a still
-- `export`: MOT, COCO, GeoJSON, CSV
+- `export`: MOT, COCO, CSV, GeoJSON, GeoParquet, MF-JSON, CVAT, YOLO
 - `output`: files that appear whole or not at all
 - `evaluate`: HOTA, IDF1, MOTA and mask J against ground truth
   - `annotations`: boxes and masks with identities, from MOT files or a store
@@ -69,6 +69,7 @@ Around it:
   - `run`: its command that runs the flow
   - `db`: its commands on the store itself
   - `places`: its commands about calibrations, zones and events
+  - `exchange`: its commands that write files and read them
   - `console`: finding the store, printing tables
   - `progress`: a run's progress, from the ledger
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows import db, places, run
+from flows import db, exchange, places, run
 from flows.config import Settings
 from flows.console import (
     StoreOption,
@@ -25,12 +24,11 @@ from flows.console import (
     print_missing,
     print_table,
     store_url,
-    utc,
     video_id,
 )
 from flows.errors import MissingExtraError, SightflowError
+from flows.exchange import VideoOption
 from flows.journal import Journal
-from flows.store import Filter
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,10 +44,8 @@ app.add_typer(places.events_app, name="events")
 app.command()(places.zones)
 app.command()(places.calibrate)
 app.command()(run.run)
-
-VideoOption = Annotated[
-    str | None, typer.Option("--video", help="Video id, source with one video, or path; needed if there are several.")
-]
+app.command()(exchange.render)
+app.command()(exchange.export)
 
 
 @app.command()
@@ -84,40 +80,6 @@ def report(
     with existing_store(store) as opened:
         table = run_report(opened, name, **{k: v for k, v in given.items() if v is not None})
     print_table(table, REPORTS[name].title, output)
-
-
-@app.command()
-def render(
-    file: Annotated[Path, typer.Argument(help="The mp4 to write.")],
-    store: StoreOption = None,
-    video: VideoOption = None,
-    t0: Annotated[datetime | None, typer.Option(help="From this world time on (UTC).")] = None,
-    t1: Annotated[datetime | None, typer.Option(help="Before this world time (UTC).")] = None,
-) -> None:
-    """Draw what was found on the video: masks, ids, classes, trails, states."""
-    from flows.render import render_video
-
-    with existing_store(store) as opened:
-        frames = render_video(opened, video_id(opened, video), file, t0=utc(t0), t1=utc(t1))
-    out.print(f"{frames} frames written to {file}")
-
-
-@app.command()
-def export(
-    file: Annotated[Path, typer.Argument(help="The file to write.")],
-    format_name: Annotated[str, typer.Option("--format", help="mot, csv, geojson or coco.")],
-    store: StoreOption = None,
-    video: VideoOption = None,
-    class_name: Annotated[str | None, typer.Option("--class", help="Only this class.")] = None,
-) -> None:
-    """Write tracks in a format other tools read."""
-    from flows.export import export as write
-
-    with existing_store(store) as opened:
-        chosen = video_id(opened, video) if video else None
-        where = Filter(video_id=chosen, class_names=(class_name,) if class_name else ())
-        rows = write(opened, format_name, file, where)
-    out.print(f"{rows} rows written to {file}")
 
 
 @app.command()

@@ -6,7 +6,7 @@ frame rate included; a frame without observations is shown as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -103,6 +103,11 @@ def render_frames(
 ) -> Iterator[Frame]:
     """The annotated frames, for looking at some of them; arguments and errors as `render_video`'s."""
     yield from _annotated(store, _stored_video(store, video_id), t0, t1, options)
+
+
+def picked_frames(store: Store, video_id: str, wanted: Callable[[int, int], bool]) -> Iterator[Frame]:
+    """Frames as they are, of those that `wanted` chooses by (number, pts_ns), and always the video's last."""
+    yield from read_frames(_stored_video(store, video_id), only=wanted)
 
 
 def _stored_video(store: Store, video_id: str) -> Video:

@@ -2,25 +2,82 @@ from __future__ import annotations
 
 import csv
 import json
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import cv2
+import jsonschema
 import numpy as np
+import pyarrow.parquet as pq
+import pyproj
 import pytest
 import shapely
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
 from flows.annotations import read_mot
+from flows.decode import probe, read_frames
 from flows.errors import UsageError
 from flows.export import FORMATS, export
+from flows.export.cvat import _keyframes
+from flows.export.selection import tracklet_rows
+from flows.georeference import Calibration
 from flows.schema import NS, Video
 from flows.store.base import Filter, Store
 from flows.store.parquet import ParquetStore
 from flows.store.postgis import PostgisStore
 from tests.tracked import make_mask, make_store, sighting
+from tests.videos import write_video
 
 START = datetime(2026, 5, 1, 8, 30, tzinfo=UTC)
+
+_DATETIMES = {"type": "array", "items": {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$"}}
+MF_JSON = {
+    "type": "object",
+    "required": ["type", "features"],
+    "properties": {
+        "type": {"const": "FeatureCollection"},
+        "crs": {"type": "object", "required": ["type", "properties"]},
+        "trs": {"type": "object", "required": ["type", "properties"]},
+        "features": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["type", "temporalGeometry", "properties"],
+                "properties": {
+                    "type": {"const": "Feature"},
+                    "temporalGeometry": {
+                        "type": "object",
+                        "required": ["type", "datetimes", "coordinates"],
+                        "properties": {
+                            "type": {"const": "MovingPoint"},
+                            "datetimes": _DATETIMES | {"minItems": 1, "uniqueItems": True},
+                            "coordinates": {"type": "array", "items": {"items": {"type": "number"}, "minItems": 2}},
+                            "interpolation": {"enum": ["Discrete", "Step", "Linear", "Quadratic", "Cubic"]},
+                        },
+                    },
+                    "temporalProperties": {
+                        "type": "array",
+                        "items": {
+                            "required": ["datetimes"],
+                            "properties": {"datetimes": _DATETIMES},
+                            "additionalProperties": {
+                                "type": "object",
+                                "required": ["type", "values"],
+                                "properties": {"type": {"enum": ["Measure", "Text", "Image"]}},
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
+"""What OGC 19-045r3 demands of a collection of moving points, sections 7.2 and 7.3."""
 
 
 def _make_video(**overrides: Any) -> Video:
@@ -120,24 +177,214 @@ def test_geojson_is_read_by_shapely(tmp_path: Path) -> None:
     assert walker["properties"]["inferred_share"] == 0.25
 
 
-def test_geojson_is_in_metres_where_all_points_are(tmp_path: Path) -> None:
+def test_geojson_is_in_metres_where_the_source_is_calibrated(tmp_path: Path) -> None:
     video = _make_video()
     rows = [
         *[sighting(video, "a", i, (0, 0, 9, 9), x_m=0.5 * i, y_m=7.0) for i in range(3)],
         *[sighting(video, "b", i, (0, 0, 9, 9), **({} if i else {"x_m": 1.0, "y_m": 1.0})) for i in range(3)],
         sighting(video, "c", 1, (0, 0, 9, 9)),
     ]
+    store = _make(tmp_path / "store", video, rows)
+    store.write_calibration("gate", _calibration(None))
     out = tmp_path / "out.geojson"
-    assert export(_make(tmp_path / "store", video, rows), "geojson", out, Filter()) == 3
+    assert export(store, "geojson", out, Filter()) == 3
     features = json.loads(out.read_text())["features"]
-    geometries = [feature["geometry"] for feature in features]
-    assert {"type": "LineString", "coordinates": [[0.0, 7.0], [0.5, 7.0], [1.0, 7.0]]} in geometries
-    assert {"type": "Point", "coordinates": [4.5, 9.0]} in geometries
-    units = sorted(feature["properties"]["coordinates"] for feature in features)
-    assert units == ["metres of the source's ground plane", "pixels, y down", "pixels, y down"]
+    found = {feature["properties"]["n_unplaced"]: feature["geometry"] for feature in features}
+    assert found == {
+        0: {"type": "LineString", "coordinates": [[0.0, 7.0], [0.5, 7.0], [1.0, 7.0]]},
+        2: {"type": "Point", "coordinates": [1.0, 1.0]},
+        1: None,
+    }
+    assert {feature["properties"]["coordinates"] for feature in features} == {"metres of the source's ground plane"}
 
 
-def test_geojson_of_more_tracks_than_one_pass(tmp_path: Path) -> None:
+def _calibration(origin_lonlat: tuple[float, float] | None) -> str:
+    points = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    return Calibration(np.eye(3), points, points, np.ones(4, bool), 0.1, origin_lonlat).to_json()
+
+
+def _make_placed(folder: Path, origin_lonlat: tuple[float, float] | None = (11.58, 48.14)) -> Store:
+    """One walks a metre a frame to the east for five frames, one stands for a frame a metre north."""
+    video = _make_video()
+    rows = [
+        *[sighting(video, "a", i, (0, 0, 9, 9), x_m=float(i), y_m=0.0) for i in range(5)],
+        sighting(video, "b", 2, (0, 0, 9, 9), x_m=0.0, y_m=1.0, state="bridged", class_name="car"),
+    ]
+    store = _make(folder, video, rows)
+    store.write_calibration("gate", _calibration(origin_lonlat))
+    return store
+
+
+def _metres_from(origin_lonlat: tuple[float, float], lonlat: Iterable[float]) -> float:
+    return float(pyproj.Geod(ellps="WGS84").inv(*origin_lonlat, *lonlat)[2])
+
+
+def test_geojson_is_in_longitude_and_latitude_where_the_source_is_placed_on_earth(tmp_path: Path) -> None:
+    out = tmp_path / "out.geojson"
+    export(_make_placed(tmp_path / "store"), "geojson", out, Filter(class_names=("person",)))
+    (walker,) = json.loads(out.read_text())["features"]
+    assert walker["properties"]["coordinates"] == "longitude and latitude, WGS 84"
+    far = [_metres_from((11.58, 48.14), point) for point in walker["geometry"]["coordinates"]]
+    assert far == pytest.approx(range(5), abs=0.002)
+
+
+def test_geojson_points_are_read_by_shapely(tmp_path: Path) -> None:
+    out = tmp_path / "out.geojson"
+    assert export(_make(tmp_path / "store"), "geojson-points", out, Filter(class_names=("person",))) == 8
+    assert [point.x for point in shapely.from_geojson(out.read_text()).geoms] == [37 + i for i in range(8)]
+
+
+def test_geoparquet_is_read_by_geopandas(tmp_path: Path) -> None:
+    geopandas = pytest.importorskip("geopandas", reason="geopandas is not installed")
+    store = _make_placed(tmp_path / "store")
+    assert export(store, "geoparquet", tmp_path / "ways.parquet", Filter()) == 2
+    ways = geopandas.read_parquet(tmp_path / "ways.parquet").set_index("class_name")
+    assert ways.crs.to_string() == "OGC:CRS84"
+    line = ways.geometry["person"]
+    assert _metres_from((11.58, 48.14), line.coords[-1]) == pytest.approx(4, abs=0.002)
+    since_start = np.array(ways["times"]["person"]) - np.datetime64(START.replace(tzinfo=None))
+    assert (since_start == np.arange(5) * np.timedelta64(100, "ms")).all()
+    assert ways["inferred_share"].to_dict() == {"person": 0, "car": 1}
+    assert ways.geometry["car"].is_valid
+    assert export(store, "geoparquet-points", tmp_path / "points.parquet", Filter()) == 6
+    points = geopandas.read_parquet(tmp_path / "points.parquet")
+    assert set(points.geometry.geom_type) == {"Point"}
+    assert points["track_id"].nunique() == 2
+
+
+def test_geoparquet_has_no_reference_system_where_nobody_knows_it(tmp_path: Path) -> None:
+    export(_make_placed(tmp_path / "store", None), "geoparquet", tmp_path / "out.parquet", Filter())
+    table = pq.read_table(tmp_path / "out.parquet")
+    meta = json.loads(table.schema.metadata[b"geo"])
+    assert meta["columns"]["geometry"]["crs"] is None
+    lines = shapely.from_wkb(table["geometry"].to_pylist())
+    assert sorted(line.length for line in lines) == [0, 4]
+
+
+def test_mf_json_follows_the_standard(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert export(_make_placed(tmp_path / "store"), "mf-json", out, Filter()) == 2
+    document = json.loads(out.read_text())
+    jsonschema.validate(document, MF_JSON)
+    walker = next(f for f in document["features"] if f["properties"]["class_name"] == "person")
+    assert walker["temporalGeometry"]["datetimes"][:2] == ["2026-05-01T08:30:00.000000Z", "2026-05-01T08:30:00.100000Z"]
+
+
+def test_mf_json_is_read_by_movingpandas(tmp_path: Path) -> None:
+    movingpandas = pytest.importorskip("movingpandas", reason="movingpandas is not installed")
+    out = tmp_path / "out.json"
+    export(_make_placed(tmp_path / "store"), "mf-json", out, Filter(class_names=("person",)))
+    found = movingpandas.read_mf_json(str(out), traj_id_property="track_id")
+    (walker,) = found.trajectories
+    assert walker.get_length() == pytest.approx(4, abs=0.01)
+    assert walker.get_duration().total_seconds() == pytest.approx(0.4)
+
+
+def test_cvat_follows_its_schema_and_interpolates_to_what_is_stored(tmp_path: Path) -> None:
+    out = tmp_path / "out.xml"
+    assert export(_make(tmp_path / "store"), "cvat", out, Filter()) == 13
+    root = ElementTree.parse(out).getroot()
+    tracks = {track.get("label"): track for track in root.findall("track")}
+    assert [label.text for label in root.findall("meta/task/labels/label/name")] == ["forklift", "person"]
+    boxes = [box.attrib for box in tracks["person"].findall("box")]
+    assert [int(box["frame"]) for box in boxes] == list(range(2, 11))
+    # A line from its beginning to its end misses none; that it is hidden begins on a keyframe of its own.
+    assert [int(box["frame"]) for box in boxes if box["keyframe"] == "1"] == [2, 8, 9, 10]
+    assert [int(box["frame"]) for box in boxes if box["occluded"] == "1"] == [8, 9]
+    assert [int(box["frame"]) for box in boxes if box["outside"] == "1"] == [10]
+    assert float(boxes[0]["xtl"]) == 12
+    schema = pytest.importorskip("xmlschema", reason="xmlschema is not installed")
+    schema.XMLSchema(str(Path(__file__).with_name("cvat_video.xsd"))).validate(str(out))
+
+
+@given(
+    st.lists(st.tuples(*[st.floats(0, 300) for _ in range(4)]), min_size=1, max_size=30),
+    st.sets(st.integers(0, 29), max_size=10),
+)
+def test_cvat_keyframes_give_back_every_box(boxes: list[tuple[float, ...]], missing: set[int]) -> None:
+    frames = np.array([i for i in range(len(boxes)) if i not in missing])
+    assume(len(frames))
+    boxes_px = np.array(boxes)[frames]
+    keys = _keyframes(frames, boxes_px)
+    assert keys[0]
+    assert keys[-1]
+    for edge in boxes_px.T:
+        assert np.abs(np.interp(frames, frames[keys], edge[keys]) - edge).max() <= 1 + 1e-9
+
+
+def test_cvat_draws_nothing_across_a_gap(tmp_path: Path) -> None:
+    video = _make_video()
+    rows = [sighting(video, "a", i, (10, 10, 50, 50)) for i in (0, 1, 2, 20, 21, 49)]
+    export(_make(tmp_path / "store", video, rows), "cvat", tmp_path / "out.xml", Filter())
+    boxes = [box.attrib for box in ElementTree.parse(tmp_path / "out.xml").iter("box")]
+    assert [int(box["frame"]) for box in boxes if box["outside"] == "1"] == [3, 22]
+
+
+def test_yolo_is_read_by_ultralytics(tmp_path: Path) -> None:
+    from ultralytics.data.dataset import YOLODataset
+    from ultralytics.data.utils import check_det_dataset
+
+    video = probe(str(write_video(tmp_path / "v.mp4", size=(320, 240))), "gate", START)
+    pts = [frame.pts_ns for frame in read_frames(video)]
+    seen = {0: "detected", 5: "propagated", 10: "detected", 15: "bridged", 29: "detected"}
+    rows = [
+        *[sighting(video, "a", i, (10, 20, 74, 116), pts_ns=pts[i], state=state) for i, state in seen.items()],
+        sighting(video, "b", 10, (-16, 0, 16, 24), pts_ns=pts[10], class_name="car", state="propagated"),
+        sighting(video, "b", 29, (0, 0, 16, 24), pts_ns=pts[29], class_name="car", state="bridged"),
+    ]
+    out = tmp_path / "dataset"
+    store = make_store(tmp_path / "store", video, rows)
+    assert export(store, "yolo", out, Filter()) == 4
+    data = check_det_dataset(str(out / "data.yaml"), autodownload=False)
+    assert data["names"] == {0: "person", 1: "car"}
+    train = YOLODataset(img_path=data["train"], data=data, augment=False)
+    assert [len(labels["cls"]) for labels in train.labels] == [1, 2]
+    assert train.labels[0]["bboxes"][0] == pytest.approx([42 / 320, 68 / 240, 64 / 320, 96 / 240], abs=1e-5)
+    # What lies outside the picture is cut off.
+    assert train.labels[1]["bboxes"][1] == pytest.approx([8 / 320, 12 / 240, 16 / 320, 24 / 240], abs=1e-5)
+    assert [len(labels["cls"]) for labels in YOLODataset(img_path=data["val"], data=data, augment=False).labels] == [1]
+    assert cv2.imread(str(next((out / "images/train").iterdir()))).shape == (240, 320, 3)
+    with pytest.raises(UsageError, match="expected a new or empty folder"):
+        export(store, "yolo", out, Filter())
+
+
+def test_a_filter_of_time_and_track(tmp_path: Path) -> None:
+    store = _make(tmp_path / "store")
+    where = Filter(t0=START + timedelta(seconds=0.3), t1=START + timedelta(seconds=0.5))
+    for name, expected in {"mot": 4, "csv": 4, "coco": 4, "geojson-points": 4, "cvat": 4, "geojson": 2}.items():
+        assert export(store, name, tmp_path / "out", where) == expected, name
+    (track,) = set(store.query("select track_id from tracks where class_name = 'forklift'")["track_id"].to_pylist())
+    assert export(store, "mf-json", tmp_path / "out", Filter(track_ids=(track,))) == 1
+
+
+def test_mot_truth_has_classes_and_visibility(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from trackers.io.mot import load_mot_file
+
+    out = tmp_path / "gt.txt"
+    assert export(_make(tmp_path / "store"), "mot-gt", out, Filter()) == 13
+    assert out.read_text().splitlines()[0] == "1,1,200.50,50.25,40.00,79.75,1,14,1"
+    assert out.read_text().splitlines()[-1] == "10,2,19.00,20.00,50.00,100.00,1,1,0"
+    assert "14 forklift" in caplog.text
+    assert set(load_mot_file(out)[1].classes.tolist()) == {14}
+
+
+def test_mot_detections_have_no_ids(tmp_path: Path) -> None:
+    out = tmp_path / "det.txt"
+    assert export(_make(tmp_path / "store"), "mot-det", out, Filter()) == 11
+    assert {line.split(",")[1] for line in out.read_text().splitlines()} == {"-1"}
+
+
+def test_who_listens_hears_of_every_observation(tmp_path: Path) -> None:
+    store, heard = _make(tmp_path / "store"), []
+    export(store, "geojson", tmp_path / "out", Filter(), heard.append)
+    assert sum(heard) == 13 == tracklet_rows(store, Filter())
+    (track,) = set(store.query("select track_id from tracks where class_name = 'person'")["track_id"].to_pylist())
+    end = START + timedelta(seconds=1)
+    where = Filter("gate", _make_video().video_id, START, end, ("person",), (track,))
+    assert tracklet_rows(store, where) == 8
+
+
+def test_geojson_of_many_tracks(tmp_path: Path) -> None:
     video = _make_video()
     rows = [sighting(video, f"t{i}", i % 40, (i, 0, i + 5, 5), mask=None) for i in range(600)]
     out = tmp_path / "out.geojson"
@@ -167,17 +414,24 @@ def test_coco_is_read_by_pycocotools(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_filter_that_matches_nothing_writes_a_valid_file(tmp_path: Path, name: str) -> None:
+    video = probe(str(write_video(tmp_path / "v.mp4")))
+    store = make_store(tmp_path / "store", video, [sighting(video, "a", 0, (0, 0, 9, 9))])
     out = tmp_path / "out"
-    assert export(_make(tmp_path / "store"), name, out, Filter(class_names=("giraffe",))) == 0
-    text = out.read_text()
-    if name in ("geojson", "coco"):
-        assert json.loads(text)
+    assert export(store, name, out, Filter(class_names=("giraffe",))) == 0
+    if name in ("geojson", "geojson-points", "mf-json", "coco"):
+        assert json.loads(out.read_text())
+    elif name.startswith("geoparquet"):
+        assert pq.read_table(out).num_rows == 0
+    elif name == "cvat":
+        assert ElementTree.parse(out).getroot().findall("track") == []
+    elif name == "yolo":
+        assert (out / "data.yaml").exists()
     else:
-        assert len(text.splitlines()) == (1 if name == "csv" else 0)
+        assert len(out.read_text().splitlines()) == (1 if name == "csv" else 0)
 
 
 def test_an_unknown_format_names_the_known(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="unknown export format 'kml'; known are coco, csv, geojson, mot"):
+    with pytest.raises(UsageError, match="unknown export format 'kml'; known are coco, csv, cvat, geojson"):
         export(_make(tmp_path / "store"), "kml", tmp_path / "out.kml", Filter())
 
 
@@ -212,10 +466,10 @@ def test_both_stores_export_the_same(tmp_path: Path, postgis_database: str) -> N
     rows = [sighting(video, "a", i, (10.5 + i, 20, 60 + i, 120), x_m=i / 3, y_m=2.0) for i in range(5)]
     for store in (folder, server):
         make_store(tmp_path, video, rows, store)
-    for name in FORMATS:
+    for name in FORMATS.keys() - {"yolo"}:  # whose video is not there
         written = []
         for store in (folder, server):
             export(store, name, tmp_path / "out", Filter())
-            written.append((tmp_path / "out").read_text())
+            written.append((tmp_path / "out").read_bytes())
         assert written[0] == written[1], name
     server.close()

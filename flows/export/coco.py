@@ -1,0 +1,86 @@
+"""COCO detection JSON with masks and track ids.
+
+Source: https://cocodataset.org/#format-data.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from itertools import groupby
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+import numpy as np
+
+from flows.export.selection import BOX, Selection, xywh
+from flows.schema import Mask
+
+
+def write_coco(selection: Selection, path: Path) -> int:
+    """An image a frame with observations, an annotation an observation.
+
+    `segmentation` is run lengths at the size of the frame, left out where no mask is stored. `track_id` counts from 1
+    over the file; `state` and `score` are ours.
+    """
+    videos = {row["video_id"]: row for row in selection.videos()}
+    columns = ("video_id", "pts_ns", "frame", "ts", "track_id", "class_name", "state", *BOX, "confidence", "area_px")
+    rows = selection.rows((*columns, "mask"))
+    categories: dict[str, int] = {}
+    tracks: dict[str, int] = {}
+    n_images = n_rows = 0
+    # Images and annotations are two lists of one document: the images wait in a file of their own.
+    with path.open("w", encoding="utf-8") as file, tempfile.TemporaryFile("w+", encoding="utf-8") as images:
+        file.write('{"info": {"description": "Sightflow tracks"}, "annotations": [')
+        for (video_id, pts_ns), group in groupby(rows, key=lambda row: (row["video_id"], row["pts_ns"])):
+            n_images += 1
+            for position, row in enumerate(group):
+                if position == 0:
+                    _append(images, _coco_image(n_images, pts_ns, row, videos[video_id]), n_images)
+                n_rows += 1
+                annotation = _coco_annotation(row, videos[video_id])
+                annotation |= {"id": n_rows, "image_id": n_images}
+                annotation["category_id"] = categories.setdefault(row["class_name"], len(categories) + 1)
+                annotation["track_id"] = tracks.setdefault(row["track_id"], len(tracks) + 1)
+                _append(file, annotation, n_rows)
+        file.write('\n], "images": [')
+        images.seek(0)
+        file.writelines(images)
+        named = [{"id": number, "name": name, "supercategory": "object"} for name, number in categories.items()]
+        file.write(f'\n], "categories": {json.dumps(named)}}}\n')
+    return n_rows
+
+
+def _append(file: IO[str], item: dict[str, Any], number: int) -> None:
+    file.write(("\n" if number == 1 else ",\n") + json.dumps(item))
+
+
+def _coco_image(number: int, pts_ns: int, row: dict[str, Any], video: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": number,
+        "file_name": f"{PurePath(video['uri']).stem}/{row['frame']:08d}.jpg",
+        "width": video["width_px"],
+        "height": video["height_px"],
+        "date_captured": row["ts"].isoformat(),
+        "video_id": row["video_id"],
+        "pts_ns": pts_ns,
+    }
+
+
+def _coco_annotation(row: dict[str, Any], video: dict[str, Any]) -> dict[str, Any]:
+    box = xywh(row)
+    annotation: dict[str, Any] = {
+        "bbox": [round(value, 2) for value in box],
+        "area": box[2] * box[3] if row["area_px"] is None else row["area_px"],
+        "iscrowd": 0,
+        "state": row["state"],
+        "score": row["confidence"],
+    }
+    if row["mask"] is not None:
+        from pycocotools import mask as coco
+
+        full = Mask.from_bytes(row["mask"]).full(video["height_px"], video["width_px"])
+        encoded = coco.encode(np.asfortranarray(full, dtype=np.uint8))
+        annotation["segmentation"] = {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
+        annotation["area"] = int(full.sum())
+    return annotation
