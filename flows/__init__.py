@@ -51,6 +51,7 @@ What is made of the results:
   - `overlay`: what is drawn on a frame
 - `metre_grid`: a calibration drawn on a still
 - `export`: MOT, COCO, CSV, GeoJSON, GeoParquet, MF-JSON, CVAT, YOLO
+- `ingest`: MOT and COCO files -> a source of a store
 - `output`: files that appear whole or not at all
 - `evaluate`: HOTA, IDF1, MOTA and mask J against ground truth
   - `annotations`: boxes and masks with identities, from MOT files or a store

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flows.errors import UsageError
-from flows.schema import FloatArray, Mask
+from flows.schema import Float64Array, FloatArray, Mask
 from flows.store.base import Filter, Store
 from flows.tracks import short_ids
 
@@ -68,17 +68,9 @@ def read_mot(path: Path, *, ground_truth: bool = False, classes: Iterable[int] =
     Raises:
         UsageError: The file is missing or is no such file.
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            lines = [line for line in file if line.strip()]
-        rows = [[float(cell) for cell in line.split(",")] for line in lines]
-        table = np.array(rows, dtype=np.float64) if rows else np.zeros((0, 10))
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: expected MOT rows `frame,id,x,y,w,h,conf,...`: {error}") from error
-    if table.shape[1] < 7 or (classes and table.shape[1] < 8):
-        raise UsageError(f"{path}: expected at least {8 if classes else 7} columns, got {table.shape[1]}")
+    table = mot_table(path)
+    if classes and table.shape[1] < 8:
+        raise UsageError(f"{path}: expected at least 8 columns, got {table.shape[1]}")
     if ground_truth:
         table = table[table[:, 6] != 0]
     if classes:
@@ -88,6 +80,26 @@ def read_mot(path: Path, *, ground_truth: bool = False, classes: Iterable[int] =
         return Annotations(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), box_xyxy)
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def mot_table(path: Path) -> Float64Array:
+    """The numbers of a MOT file, (n, at least 7).
+
+    Raises:
+        UsageError: The file is missing or is no such file.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = [line for line in file if line.strip()]
+        rows = [[float(cell) for cell in line.split(",")] for line in lines]
+        table = np.array(rows, dtype=np.float64) if rows else np.zeros((0, 10))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: expected MOT rows `frame,id,x,y,w,h,conf,...`: {error}") from error
+    if table.shape[1] < 7:
+        raise UsageError(f"{path}: expected at least 7 columns, got {table.shape[1]}")
+    return table
 
 
 def from_store(store: Store, video_id: str, class_names: Sequence[str] = ()) -> Annotations:

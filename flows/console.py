@@ -54,8 +54,8 @@ def warn_of_password(store: str | None) -> None:
         )
 
 
-def named_values(pairs: Iterable[str]) -> dict[str, str]:
-    """Values given as name=value.
+def named_values(pairs: Iterable[str], option: str = "--set") -> dict[str, str]:
+    """Values given to an option as name=value.
 
     Raises:
         UsageError: Something else.
@@ -64,7 +64,7 @@ def named_values(pairs: Iterable[str]) -> dict[str, str]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not name or not equals:
-            raise UsageError(f"--set takes name=value, got {pair!r}")
+            raise UsageError(f"{option} takes name=value, got {pair!r}")
         values[name] = value
     return values
 

@@ -1,4 +1,4 @@
-"""`sightflow export` and `render`: what leaves a store as files."""
+"""`sightflow export`, `render` and `import`: what leaves a store as files, and comes from other programs' files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from flows.console import StoreOption, err, existing_store, out, utc, video_id
+from flows.console import StoreOption, err, existing_store, named_values, out, store_url, utc, video_id
 from flows.errors import UsageError
-from flows.store import Filter, Store
+from flows.store import Filter, Store, open_store
 
 VideoOption = Annotated[
     str | None, typer.Option("--video", help="Video id, source with one video, or path; needed if there are several.")
@@ -53,6 +53,44 @@ def export(
             task = bar.add_task("exporting", total=tracklet_rows(opened, where))
             rows = write(opened, format_name, file, where, lambda n_rows: bar.advance(task, n_rows))
     out.print(f"{rows} rows written to {file}")
+
+
+def import_file(
+    file: Annotated[Path, typer.Argument(help="Ground truth or another tracker's results.")],
+    video: Annotated[str, typer.Option(help="Path or address of the video they lie on.")],
+    source: Annotated[str, typer.Option(help="Name the tracks get in the store, for example gate-3-truth.")],
+    store: StoreOption = None,
+    format_name: Annotated[str, typer.Option("--format", help="mot or coco.")] = "mot",
+    class_name: Annotated[
+        str, typer.Option("--class", help="Class of MOT files that have no column for it.")
+    ] = "person",
+    names: Annotated[
+        list[str] | None, typer.Option("--name", help="What a class number of MOT means, as in 14=forklift.")
+    ] = None,
+    first_frame: Annotated[
+        int | None, typer.Option(help="Number of the first frame; default: 1 in MOT, 0 in COCO.")
+    ] = None,
+    start_time: Annotated[
+        datetime | None, typer.Option(help="World time of the first frame, UTC; default: what the file says.")
+    ] = None,
+) -> None:
+    """Put ground truth or another tracker's results into a store, as a source beside one's own."""
+    from flows.decode import find_videos, probe
+    from flows.ingest import import_tracks, read_coco_boxes, read_mot_boxes
+
+    (uri,) = find_videos([video])
+    if format_name == "mot":
+        numbers = {int(number): name for number, name in named_values(names or (), "--name").items()}
+        given = read_mot_boxes(
+            file, first_frame=1 if first_frame is None else first_frame, class_name=class_name, names=numbers
+        )
+    elif format_name == "coco":
+        given = read_coco_boxes(file, first_frame=first_frame or 0, stem=Path(uri).stem)
+    else:
+        raise UsageError(f"--format is mot or coco, got {format_name!r}")
+    with open_store(store_url(store)) as opened:
+        tracks = import_tracks(opened, probe(uri, source, utc(start_time)), given)
+    out.print(f"{tracks} tracks, {len(given)} boxes imported as {source}")
 
 
 def render(

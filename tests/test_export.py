@@ -245,7 +245,7 @@ def test_geoparquet_is_read_by_geopandas(tmp_path: Path) -> None:
     since_start = np.array(ways["times"]["person"]) - np.datetime64(START.replace(tzinfo=None))
     assert (since_start == np.arange(5) * np.timedelta64(100, "ms")).all()
     assert ways["inferred_share"].to_dict() == {"person": 0, "car": 1}
-    assert ways.geometry["car"].is_valid
+    assert ways.geometry["car"].geom_type == "Point"
     assert export(store, "geoparquet-points", tmp_path / "points.parquet", Filter()) == 6
     points = geopandas.read_parquet(tmp_path / "points.parquet")
     assert set(points.geometry.geom_type) == {"Point"}
@@ -270,6 +270,8 @@ def test_mf_json_follows_the_standard(tmp_path: Path) -> None:
     assert walker["temporalGeometry"]["datetimes"][:2] == ["2026-05-01T08:30:00.000000Z", "2026-05-01T08:30:00.100000Z"]
 
 
+# Its own use of pandas.
+@pytest.mark.filterwarnings("ignore")
 def test_mf_json_is_read_by_movingpandas(tmp_path: Path) -> None:
     movingpandas = pytest.importorskip("movingpandas", reason="movingpandas is not installed")
     out = tmp_path / "out.json"

@@ -190,7 +190,7 @@ def write_geoparquet(selection: Selection, path: Path) -> int:
     n_tracks = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for way in ways(selection, plane):
-            pending.append({**way.facts, "times": way.rows["ts"].combine_chunks(), "geometry": _wkb_line(way.points)})
+            pending.append({**way.facts, "times": way.rows["ts"].combine_chunks(), "geometry": _wkb(way.points)})
             n_tracks += 1
             if len(pending) == _TRACKS_A_GROUP:
                 writer.write_table(_tracks_table(pending, schema))
@@ -208,12 +208,11 @@ def _tracks_table(pending: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Ta
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def _wkb_line(points: Floats) -> bytes | None:
+def _wkb(points: Floats) -> bytes | None:
+    """A line, or a point where there is but one."""
     if len(points) == 0:
         return None
-    # A line of one point is not valid; one from a point to itself is.
-    line = shapely.linestrings(points if len(points) > 1 else points.repeat(2, axis=0))
-    return bytes(shapely.to_wkb(line))
+    return bytes(shapely.to_wkb(shapely.linestrings(points) if len(points) > 1 else shapely.points(points[0])))
 
 
 def write_geoparquet_points(selection: Selection, path: Path) -> int:
