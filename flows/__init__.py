@@ -49,6 +49,9 @@ What is made of the results:
 - `tracks`: short numbers for tracks, the same in pictures and files
 - `render`: annotated video
   - `overlay`: what is drawn on a frame
+  - `counters`: what zones and lines have counted at a time
+  - `mp4`: frames and sound -> file
+- `privacy`: frames -> frames on which chosen classes cannot be recognised
 - `metre_grid`: a calibration drawn on a still
 - `export`: MOT, COCO, CSV, GeoJSON, GeoParquet, MF-JSON, CVAT, YOLO
 - `ingest`: MOT and COCO files -> a source of a store

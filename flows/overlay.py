@@ -9,10 +9,11 @@ show on any ground.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -101,10 +102,17 @@ class Overlay:
             if not trail:
                 del self._trails[short_id]
 
-    def draw(self, image_rgb: ImageArray, sightings: Sequence[Sighting], pts_ns: int, clock: str | None = None) -> None:
-        """Draw onto the frame (height, width, 3), in place."""
+    def draw(
+        self,
+        image_rgb: ImageArray,
+        sightings: Sequence[Sighting],
+        pts_ns: int,
+        clock: str | None = None,
+        counted: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Draw onto the frame (height, width, 3), in place; `counted` is what to write beside names of outlines."""
         self.follow(sightings, pts_ns)
-        taken = self._draw_outlines(image_rgb)
+        taken = self._draw_outlines(image_rgb, counted)
         # Lower in the picture is nearer to the camera, so it is drawn last.
         ordered = sorted(sightings, key=lambda seen: seen.point_px[1])
         for seen in ordered:
@@ -119,7 +127,7 @@ class Overlay:
         for seen in reversed(ordered):
             self._draw_name(image_rgb, seen, taken)
 
-    def _draw_outlines(self, image_rgb: ImageArray) -> list[_Place]:
+    def _draw_outlines(self, image_rgb: ImageArray, counted: Mapping[str, str]) -> list[_Place]:
         """Draw zones and lines; returns where their names stand."""
         taken = []
         for outline in self._outlines:
@@ -131,7 +139,8 @@ class Overlay:
                 for point in points:
                     cv2.circle(image_rgb, point.tolist(), 2 * self._line_px, _ZONE_RGB, -1, cv2.LINE_AA)
             x_px, y_px = points[points[:, 1].argmin()]
-            name = label_image(outline.name, self._font_px, _ZONE_RGB)
+            said = f"{outline.name}: {counted[outline.name]}" if outline.name in counted else outline.name
+            name = label_image(said, self._font_px, _ZONE_RGB)
             taken.append(self._stamp(image_rgb, name, (int(x_px), int(y_px)), _ZONE_NAME_OPACITY))
         return taken
 

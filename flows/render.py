@@ -6,36 +6,34 @@ frame rate included; a frame without observations is shown as it is.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import av
 import numpy as np
 import pyarrow as pa
-from av.video.reformatter import Colorspace, VideoReformatter
 
+from flows.ahead import ahead as made_ahead
+from flows.counters import Counters
 from flows.decode import probe, read_frames
 from flows.errors import UsageError, VideoError
 from flows.georeference import Calibration, to_pixels
-from flows.output import written_whole
+from flows.mp4 import Mp4Writer
 from flows.overlay import Outline, Overlay, Sighting
-from flows.schema import EPOCH, NS, Frame, ImageArray, Mask, State, Video
+from flows.privacy import Blur, check_classes
+from flows.schema import EPOCH, NS, Frame, Mask, State, Video
 from flows.store.base import Filter, Store, Zone
 from flows.tracks import short_ids
 
 _COLUMNS = ("pts_ns", "track_id", "class_name", "state", "x1_px", "y1_px", "x2_px", "y2_px", "x_px", "y_px")
 
-_CLOCK_HZ = 90_000
-"""Ticks a second of the written file: MPEG's clock, in which 24, 25, 30 and 50 frames a second are whole numbers."""
-
-_BT709 = 1
+_AHEAD = 4
+"""Frames decoded ahead of drawing, and drawn on ahead of encoding: enough for three threads to overlap."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,11 @@ class RenderOptions:
     masks: bool = True
     zones: bool = True
     clock: bool = True
+    counters: bool = True
     trail_s: float = 2.0
+    sound: bool = True
+    blur: tuple[str, ...] = ()
+    """Classes whose objects are pixelated, besides those the store hides in any case."""
     crf: int = 22
     """x264's constant rate factor: 18 is visually lossless, 28 small."""
 
@@ -77,14 +79,14 @@ def render_video(
         VideoError: the video's file is gone, has changed or cannot be read.
     """
     out_path = Path(out_path)
-    video = _stored_video(store, video_id)
+    video = stored_video(store, video_id)
     if out_path.suffix.lower() != ".mp4":
         raise UsageError(f"{out_path}: expected a name that ends in .mp4")
     if out_path.resolve() == Path(video.uri).resolve():
         raise UsageError(f"{out_path}: that is the video itself; choose another name")
     n_frames = 0
-    with _Mp4Writer.to(out_path, video, options.crf) as writer:
-        for frame in _annotated(store, video, t0, t1, options):
+    with Mp4Writer.to(out_path, video, options.crf, sound=options.sound) as writer:
+        for frame in made_ahead(_annotated(store, video, t0, t1, options), _AHEAD):
             writer.write(frame)
             n_frames += 1
         if not n_frames:
@@ -102,15 +104,34 @@ def render_frames(
     options: RenderOptions = RenderOptions(),
 ) -> Iterator[Frame]:
     """The annotated frames, for looking at some of them; arguments and errors as `render_video`'s."""
-    yield from _annotated(store, _stored_video(store, video_id), t0, t1, options)
+    yield from _annotated(store, stored_video(store, video_id), t0, t1, options)
 
 
 def picked_frames(store: Store, video_id: str, wanted: Callable[[int, int], bool]) -> Iterator[Frame]:
-    """Frames as they are, of those that `wanted` chooses by (number, pts_ns), and always the video's last."""
-    yield from read_frames(_stored_video(store, video_id), only=wanted)
+    """Frames without anything drawn, of those that `wanted` chooses by (number, pts_ns), and always the video's last.
+
+    What the store hides is pixelated, as on every picture that leaves it.
+    """
+    video = stored_video(store, video_id)
+    blur = Blur(store, video)
+    for frame in read_frames(video, only=wanted):
+        yield _hidden(frame, blur)
 
 
-def _stored_video(store: Store, video_id: str) -> Video:
+def _hidden(frame: Frame, blur: Blur) -> Frame:
+    """The frame, writable, with what is to be hidden pixelated."""
+    image_rgb = np.require(frame.image_rgb, requirements=["C", "W"])
+    blur.apply(image_rgb, frame.pts_ns)
+    return Frame(frame.number, frame.pts_ns, image_rgb)
+
+
+def stored_video(store: Store, video_id: str) -> Video:
+    """A video of the store, as its file is now.
+
+    Raises:
+        UsageError: unknown video.
+        VideoError: the file is gone, has changed or cannot be read.
+    """
     found = store.query(
         "select uri, source_id, start_time from videos where video_id = $video_id", {"video_id": video_id}
     ).to_pylist()
@@ -137,15 +158,15 @@ def _annotated(
     end_ns = _pts_ns(video, t1) if t1 else None
     if end_ns is not None and end_ns <= start_ns:
         return
-    numbers = short_ids(store, video.video_id)
+    check_classes(store, options.blur)
+    blur = Blur(store, video, options.blur, start_ns)
+    counters = Counters(store, video) if options.counters and outlines else None
+    clock = _Clock(store, video) if options.clock else None
     # Trails of the first frame begin before it.
     since = video.time_at(start_ns) - timedelta(seconds=options.trail_s) if start_ns else None
-    where = Filter(video_id=video.video_id, t0=since, t1=t1)
-    columns = [*_COLUMNS, "confidence", *(["mask"] if options.masks else [])]
-    clock = _Clock(store, video) if options.clock else None
-    stored = _by_time(store.observations(where, columns), numbers)
+    stored = _stored(store, Filter(video_id=video.video_id, t0=since, t1=t1), options)
     ahead = next(stored, None)
-    for frame in read_frames(video, start_ns, end_ns):
+    for frame in made_ahead(read_frames(video, start_ns, end_ns), _AHEAD):
         sightings: list[Sighting] = []
         while ahead is not None and ahead[0] <= frame.pts_ns:
             if ahead[0] == frame.pts_ns:
@@ -153,15 +174,29 @@ def _annotated(
             else:
                 overlay.follow(ahead[1], ahead[0])
             ahead = next(stored, None)
-        image_rgb = np.require(frame.image_rgb, requirements=["C", "W"])
-        overlay.draw(image_rgb, sightings, frame.pts_ns, clock.text(frame.pts_ns) if clock else None)
-        yield Frame(frame.number, frame.pts_ns, image_rgb)
+        drawn = _hidden(frame, blur)
+        said = clock.text(frame.pts_ns) if clock else None
+        if said and options.counters:
+            said = "   ".join([said, *_counted(sightings)])
+        overlay.draw(drawn.image_rgb, sightings, frame.pts_ns, said, counters.at(frame.pts_ns) if counters else {})
+        yield drawn
+
+
+def _counted(sightings: Iterable[Sighting]) -> list[str]:
+    """How many of each class are in view."""
+    counted = Counter(seen.class_name for seen in sightings)
+    return [f"{n} {name}" for name, n in sorted(counted.items())]
 
 
 def _pts_ns(video: Video, at: datetime) -> int:
     if at.tzinfo is None:
         raise UsageError(f"time {at.isoformat()} needs a time zone, as in 2026-05-01T08:00:00+02:00")
     return (at - video.start_time) // timedelta(microseconds=1) * 1000
+
+
+def _stored(store: Store, where: Filter, options: RenderOptions) -> Iterator[tuple[int, list[Sighting]]]:
+    columns = [*_COLUMNS, "confidence", *(["mask"] if options.masks else [])]
+    return _by_time(store.observations(where, columns), short_ids(store, str(where.video_id)))
 
 
 def _by_time(batches: Iterable[pa.RecordBatch], numbers: dict[str, int]) -> Iterator[tuple[int, list[Sighting]]]:
@@ -226,50 +261,3 @@ class _Clock:
             )
         minutes, seconds = divmod(pts_ns / NS, 60)
         return f"{int(minutes) // 60:02d}:{int(minutes) % 60:02d}:{seconds:05.2f}"
-
-
-class _Mp4Writer:
-    """Frames -> H.264 mp4 under a temporary name."""
-
-    def __init__(self, container: Any, stream: Any) -> None:
-        self._container, self._stream = container, stream
-        self._first_ns: int | None = None
-        self._reformatter = VideoReformatter()
-
-    @classmethod
-    @contextmanager
-    def to(cls, path: Path, video: Video, crf: int) -> Iterator[_Mp4Writer]:
-        """Open for frames of this video; the file is there when the block has ended well."""
-        with (
-            written_whole(path) as temporary,
-            av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container,
-        ):
-            stream = container.add_stream("libx264", options={"crf": str(crf), "preset": "veryfast"})
-            # 4:2:0 stores colour for two by two pixels.
-            stream.width, stream.height = (video.width_px + 1) // 2 * 2, (video.height_px + 1) // 2 * 2
-            stream.pix_fmt = "yuv420p"
-            context = stream.codec_context
-            context.time_base = Fraction(1, _CLOCK_HZ)
-            context.framerate = Fraction(video.fps).limit_denominator(1001)
-            # Players guess by size where nothing is said, and then differ in colour.
-            context.colorspace = context.color_primaries = context.color_trc = _BT709
-            yield cls(container, stream)
-            container.mux(stream.encode())
-
-    def write(self, frame: Frame) -> None:
-        """Encode one frame, timed from the first one written."""
-        if self._first_ns is None:
-            self._first_ns = frame.pts_ns
-        picture = self._reformatter.reformat(
-            av.VideoFrame.from_ndarray(_even(frame.image_rgb)), format="yuv420p", dst_colorspace=Colorspace.ITU709
-        )
-        picture.pts = round((frame.pts_ns - self._first_ns) * _CLOCK_HZ / NS)
-        picture.time_base = Fraction(1, _CLOCK_HZ)
-        self._container.mux(self._stream.encode(picture))
-
-
-def _even(image_rgb: ImageArray) -> ImageArray:
-    height, width = image_rgb.shape[:2]
-    if height % 2 or width % 2:
-        return np.pad(image_rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    return image_rgb
