@@ -51,6 +51,7 @@ What is made of the results:
   - `overlay`: what is drawn on a frame
   - `counters`: what zones and lines have counted at a time
   - `mp4`: frames and sound -> file
+- `contact_sheet`: a track on one picture
 - `privacy`: frames -> frames on which chosen classes cannot be recognised
 - `metre_grid`: a calibration drawn on a still
 - `export`: MOT, COCO, CSV, GeoJSON, GeoParquet, MF-JSON, CVAT, YOLO

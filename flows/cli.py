@@ -46,6 +46,7 @@ app.command()(places.calibrate)
 app.command()(run.run)
 app.command()(exchange.render)
 app.command()(exchange.export)
+app.command()(exchange.privacy)
 app.command("import")(exchange.import_file)
 
 

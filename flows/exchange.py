@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from flows.console import StoreOption, err, existing_store, named_values, out, store_url, utc, video_id
+from flows.console import StoreOption, command_line, err, existing_store, named_values, out, store_url, utc, video_id
 from flows.errors import UsageError
 from flows.store import Filter, Store, open_store
 
@@ -94,18 +94,63 @@ def import_file(
 
 
 def render(
-    file: Annotated[Path, typer.Argument(help="The mp4 to write.")],
+    file: Annotated[Path, typer.Argument(help="The mp4 to write; with --track a .png, for a sheet of its crops.")],
     store: StoreOption = None,
     video: VideoOption = None,
     t0: T0Option = None,
     t1: T1Option = None,
+    track: Annotated[
+        str | None, typer.Option(help="Only while this track lasts: its id, or with --video its number.")
+    ] = None,
+    event: Annotated[str | None, typer.Option(help="Only around the event with this id.")] = None,
+    around: Annotated[float, typer.Option(min=0, help="Seconds shown before and after a track or an event.")] = 3.0,
+    blur: Annotated[
+        list[str] | None, typer.Option("--blur", help="Pixelate objects of this class; may be repeated.")
+    ] = None,
+    masks: Annotated[bool, typer.Option(help="Draw masks.")] = True,
+    counters: Annotated[bool, typer.Option(help="Count what is in view, in zones and over lines.")] = True,
+    trail_seconds: Annotated[float, typer.Option(min=0, help="How far back trails reach; 0 for none.")] = 2.0,
+    sound: Annotated[bool, typer.Option(help="Keep the video's sound.")] = True,
 ) -> None:
-    """Draw what was found on the video: masks, ids, classes, trails, states."""
-    from flows.render import render_video
+    """Draw what was found on the video: masks, ids, classes, trails, states, zones, counters."""
+    from flows.contact_sheet import write_contact_sheet
+    from flows.render import RenderOptions, render_video, track_span
 
     with existing_store(store) as opened:
-        frames = render_video(opened, video_id(opened, video), file, t0=utc(t0), t1=utc(t1))
+        chosen = video_id(opened, video) if video else None
+        track_id = _track_id(opened, chosen, track) if track else None
+        if file.suffix.lower() == ".png":
+            if track_id is None:
+                raise UsageError(f"{file}: a .png is the sheet of one track; name it with --track")
+            out.print(f"{write_contact_sheet(opened, track_id, file, blur=tuple(blur or ()))} crops written to {file}")
+            return
+        start, end = utc(t0), utc(t1)
+        if track_id or event:
+            chosen, start, end = track_span(opened, around, track_id=track_id, event_id=event, video_id=chosen)
+        options = RenderOptions(
+            masks=masks, counters=counters, trail_s=trail_seconds, sound=sound, blur=tuple(blur or ())
+        )
+        frames = render_video(opened, chosen or video_id(opened, None), file, t0=start, t1=end, options=options)
     out.print(f"{frames} frames written to {file}")
+
+
+def privacy(
+    classes: Annotated[
+        list[str] | None, typer.Argument(help="Classes to hide; without any, say what is hidden.")
+    ] = None,
+    store: StoreOption = None,
+    off: Annotated[bool, typer.Option("--off", help="Hide nothing any more.")] = False,
+) -> None:
+    """Pixelate objects of some classes on every picture made from the store, whoever makes it."""
+    from flows.privacy import hidden_classes, hide_classes
+
+    if off and classes:
+        raise UsageError("name classes to hide, or --off to hide none, not both")
+    with existing_store(store) as opened:
+        if off or classes:
+            hide_classes(opened, classes or (), command_line(store_url(store), opened.url))
+        hidden = hidden_classes(opened)
+    out.print(f"hidden on every picture: {', '.join(hidden) or 'nothing'}")
 
 
 def _track_id(store: Store, video: str | None, wanted: str) -> str:

@@ -107,6 +107,44 @@ def render_frames(
     yield from _annotated(store, stored_video(store, video_id), t0, t1, options)
 
 
+def track_span(
+    store: Store,
+    around_s: float,
+    *,
+    track_id: str | None = None,
+    event_id: str | None = None,
+    video_id: str | None = None,
+) -> tuple[str, datetime, datetime]:
+    """The video of a track or an event, and the time from `around_s` before its beginning to as much after its end.
+
+    A track that runs through several videos is shown in its first, or in the one given.
+
+    Raises:
+        UsageError: no such track or event.
+    """
+    if track_id is not None:
+        sql = (
+            "select t.video_id, min(t.t0) as t0, max(t.t1) as t1 from tracklets t join track_links k"
+            " on k.tracklet_id = t.tracklet_id and k.source_id = t.source_id where k.track_id = $id"
+            " and k.version = (select max(version) from track_links where source_id = t.source_id)"
+            " group by t.video_id order by t0"
+        )
+    else:
+        sql = (
+            "select v.video_id, e.ts as t0, e.ts + coalesce(e.duration_s, 0) * interval '1 second' as t1"
+            " from events e join videos v on v.source_id = e.source_id where e.event_id = $id and e.ts >= v.start_time"
+            " and extract(epoch from e.ts) < extract(epoch from v.start_time) + v.duration_s order by v.video_id"
+        )
+    found = store.query(sql, {"id": track_id or event_id}).to_pylist()
+    row = next((row for row in found if video_id in (None, row["video_id"])), None)
+    if row is None:
+        what = f"track {track_id}" if track_id else f"event {event_id}"
+        raise UsageError(f"no {what} in {f'video {video_id}' if video_id else store.url}")
+    around = timedelta(seconds=around_s)
+    # An interval ends before its end, and the last frame belongs to the track.
+    return row["video_id"], row["t0"] - around, row["t1"] + around + timedelta(microseconds=1)
+
+
 def picked_frames(store: Store, video_id: str, wanted: Callable[[int, int], bool]) -> Iterator[Frame]:
     """Frames without anything drawn, of those that `wanted` chooses by (number, pts_ns), and always the video's last.
 
@@ -202,10 +240,11 @@ def _stored(store: Store, where: Filter, options: RenderOptions) -> Iterator[tup
 def _by_time(batches: Iterable[pa.RecordBatch], numbers: dict[str, int]) -> Iterator[tuple[int, list[Sighting]]]:
     rows = (row for batch in batches for row in batch.to_pylist())
     for pts_ns, group in groupby(rows, key=lambda row: int(row["pts_ns"])):
-        yield pts_ns, [_sighting(row, numbers) for row in group]
+        yield pts_ns, [sighting(row, numbers) for row in group]
 
 
-def _sighting(row: dict[str, Any], numbers: dict[str, int]) -> Sighting:
+def sighting(row: dict[str, Any], numbers: dict[str, int]) -> Sighting:
+    """What is drawn of a stored observation."""
     mask = row.get("mask")
     return Sighting(
         # A run that goes on may have added tracks since they were numbered.

@@ -5,16 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pytest
 
+from flows.contact_sheet import write_contact_sheet
+from flows.counters import Counters
 from flows.decode import probe, read_frames
 from flows.errors import UsageError, VideoError
-from flows.render import RenderOptions, render_frames, render_video
+from flows.privacy import hide_classes
+from flows.render import RenderOptions, render_frames, render_video, track_span
 from flows.schema import Video
 from flows.store.base import Store, Zone
+from tests.stores import make_event, make_events
 from tests.tracked import make_store, sighting
-from tests.videos import write_video
+from tests.videos import picture, write_video
 
 START = datetime(2026, 5, 1, 8, 30, tzinfo=UTC)
 PLAIN = RenderOptions(clock=False, trail_s=0)
@@ -154,3 +159,111 @@ def test_outputs_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written"):
         render_video(store, video.video_id, blocked / "out.mp4")
     assert probe(video.uri).content_hash == video.content_hash
+
+
+def _with_sound(folder: Path, codec: str, container: str) -> Path:
+    """Two seconds of pictures, and of a tone that begins after one second."""
+    path = folder / f"sound.{container}"
+    with av.open(str(path), "w") as file:
+        pictures = file.add_stream("libx264", rate=25)
+        pictures.width, pictures.height, pictures.pix_fmt = 160, 120, "yuv420p"
+        sound = file.add_stream(codec, rate=8000 if codec == "pcm_s16le" else 16000)
+        sound.layout = "mono"
+        for index in range(50):
+            file.mux(pictures.encode(av.VideoFrame.from_ndarray(picture(index, 160, 120))))
+        file.mux(pictures.encode())
+        rate = sound.rate
+        tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(2 * rate) / rate) * (np.arange(2 * rate) >= rate)
+        frame = av.AudioFrame.from_ndarray((tone[None] * 32767).astype(np.int16), format="s16", layout="mono")
+        frame.sample_rate = rate
+        file.mux(sound.encode(frame))
+        file.mux(sound.encode())
+    return path
+
+
+def _loud_from_s(path: Path) -> tuple[str, float, float]:
+    """Codec of a file's sound, when it becomes loud, and when it ends."""
+    with av.open(str(path)) as file:
+        stream = file.streams.audio[0]
+        loud, end = [], 0.0
+        for frame in file.decode(stream):
+            samples = np.abs(frame.to_ndarray()).max(axis=0) / (1 if "flt" in frame.format.name else 32767)
+            loud += [frame.time + int(i) / frame.sample_rate for i in np.flatnonzero(samples > 0.2)[:1]]
+            end = frame.time + frame.samples / frame.sample_rate
+        return stream.codec_context.name, loud[0], end
+
+
+@pytest.mark.parametrize(("codec", "container"), [("aac", "mp4"), ("pcm_s16le", "mkv")])
+def test_sound_is_kept_and_in_time(tmp_path: Path, codec: str, container: str) -> None:
+    video = probe(str(_with_sound(tmp_path, codec, container)), start_time=START)
+    store = make_store(tmp_path / "store", video, [sighting(video, "walker", 5, (20, 30, 50, 100))])
+    out = tmp_path / "out.mp4"
+    assert render_video(store, video.video_id, out) == 50
+    name, loud_s, end_s = _loud_from_s(out)
+    assert name == "aac"
+    assert loud_s == pytest.approx(1, abs=0.1)  # a block of AAC is 64 ms here
+    assert end_s == pytest.approx(2, abs=0.2)
+    assert render_video(
+        store, video.video_id, out, t0=START + timedelta(seconds=0.6), t1=START + timedelta(seconds=1.4)
+    )
+    _, loud_s, end_s = _loud_from_s(out)
+    assert loud_s == pytest.approx(0.4, abs=0.1)
+    assert end_s == pytest.approx(0.8, abs=0.2)
+    render_video(store, video.video_id, out, options=RenderOptions(sound=False))
+    with av.open(str(out)) as file:
+        assert not file.streams.audio
+
+
+def test_the_seconds_around_a_track_and_an_event(tmp_path: Path) -> None:
+    video, store = _make(tmp_path)
+    (track,) = store.query("select track_id from tracks")["track_id"].to_pylist()
+    found, t0, t1 = track_span(store, 0.2, track_id=track)
+    assert found == video.video_id
+    assert [frame.number for frame in render_frames(store, found, t0=t0, t1=t1)] == list(range(0, 25))
+    event = make_event(source_id=video.source_id, ts=START + timedelta(seconds=0.4), duration_s=0.2)
+    store.write_events(video.source_id, make_events(event))
+    found, t0, t1 = track_span(store, 0.04, event_id=event["event_id"])
+    assert (found, t0) == (video.video_id, START + timedelta(seconds=0.36))
+    assert [frame.number for frame in render_frames(store, found, t0=t0, t1=t1)] == list(range(9, 17))
+    with pytest.raises(UsageError, match="no track nobody in video elsewhere"):
+        track_span(store, 1, track_id="nobody", video_id="elsewhere")
+    with pytest.raises(UsageError, match="no event nothing in"):
+        track_span(store, 1, event_id="nothing")
+
+
+def test_counters_count_visits_and_crossings_up_to_the_moment(tmp_path: Path) -> None:
+    video, store = _make(tmp_path)
+    at = [START + timedelta(seconds=s) for s in (-0.5, 0.2, 0.4, 0.6, -5)]
+    store.write_events(
+        video.source_id,
+        make_events(
+            make_event(source_id=video.source_id, ts=at[0], duration_s=0.8),
+            make_event(source_id=video.source_id, ts=at[1], duration_s=1.0, track_id="b"),
+            make_event(source_id=video.source_id, ts=at[4], duration_s=1.0, track_id="c"),
+            make_event(source_id=video.source_id, ts=at[2], kind="crossing", zone="gate", direction="forward"),
+            make_event(source_id=video.source_id, ts=at[3], kind="crossing", zone="gate", direction="backward"),
+            make_event(source_id=video.source_id, ts=at[4], kind="crossing", zone="gate", direction="forward"),
+        ),
+    )
+    counters = Counters(store, video)
+    assert counters.at(0) == {"yard": "1 inside", "gate": "0 there, 0 back"}
+    assert counters.at(250_000_000) == {"yard": "2 inside", "gate": "0 there, 0 back"}
+    assert counters.at(700_000_000) == {"yard": "1 inside", "gate": "1 there, 1 back"}
+    assert counters.at(1_300_000_000)["yard"] == "0 inside"
+
+
+def test_a_contact_sheet_shows_the_track(tmp_path: Path) -> None:
+    _, store = _make(tmp_path)
+    (track,) = store.query("select track_id from tracks")["track_id"].to_pylist()
+    out = tmp_path / "sheet.png"
+    assert write_contact_sheet(store, track, out, n_crops=6) == 6
+    shown = cv2.imread(str(out))
+    assert shown.shape == (480, 960, 3)
+    hide_classes(store, ["person"], "test")
+    assert write_contact_sheet(store, track, tmp_path / "hidden.png", n_crops=6) == 6
+    # In the middle of the first crop: of the noise of the picture only flat cells are left.
+    middles = [cv2.imread(str(path))[100:140, 100:140].reshape(-1, 3) for path in (out, tmp_path / "hidden.png")]
+    colours = [len(np.unique(middle, axis=0)) for middle in middles]
+    assert colours[1] < 0.5 * colours[0]
+    with pytest.raises(UsageError, match="no track nobody"):
+        write_contact_sheet(store, "nobody", out)
