@@ -11,10 +11,10 @@ import numpy as np
 from flows.decode import read_frames
 from flows.errors import UsageError
 from flows.output import written_whole
-from flows.overlay import Overlay, Sighting, label_image
+from flows.overlay import Rgb, colour_of, label_image
 from flows.privacy import Blur, check_classes
-from flows.render import sighting, stored_video
-from flows.schema import ImageArray, State, Video
+from flows.render import stored_video
+from flows.schema import ImageArray, State
 from flows.store.base import Filter, Store
 from flows.tracks import short_ids
 
@@ -23,8 +23,7 @@ _FONT_PX = 14
 _AROUND = 0.35
 """What of its size is shown around the object: enough to see where it is."""
 _PLATE_RGB = (20, 20, 20)
-_COLUMNS = ("video_id", "pts_ns", "ts", "track_id", "class_name", "state", "x1_px", "y1_px", "x2_px", "y2_px", "x_px",
-            "y_px", "confidence", "mask")  # fmt: skip
+_COLUMNS = ("video_id", "pts_ns", "ts", "track_id", "class_name", "state", "x1_px", "y1_px", "x2_px", "y2_px")
 
 
 def write_contact_sheet(
@@ -76,28 +75,26 @@ def _cell(store: Store, row: dict[str, Any], blur: tuple[str, ...]) -> ImageArra
     frame = next(read_frames(video, row["pts_ns"], row["pts_ns"] + 1))
     image_rgb = np.require(frame.image_rgb, requirements=["C", "W"])
     Blur(store, video, blur, frame.pts_ns).apply(image_rgb, frame.pts_ns)
-    seen = sighting(row, short_ids(store, video.video_id))
-    Overlay(video.width_px, video.height_px, trail_s=0).draw(image_rgb, [seen], frame.pts_ns)
-    cell = _fitted(_crop(image_rgb, seen, video))
-    state = "" if seen.state is State.DETECTED else f"  {seen.state}"
-    label = label_image(f"{row['ts']:%Y-%m-%d %H:%M:%S}{state}", _FONT_PX, _PLATE_RGB)
-    height, width = min(label.shape[0], _CELL_PX), min(label.shape[1], _CELL_PX)
-    cell[-height:, :width] = label[:height, :width]
+    number = short_ids(store, video.video_id)[row["track_id"]]
+    cell = _fitted(image_rgb, row, colour_of(number))
+    state = "" if row["state"] == State.DETECTED else f"  {row['state']}"
+    said = f"{number} {row['class_name']}  {row['ts']:%H:%M:%S}{state}"
+    label = label_image(said, _FONT_PX, _PLATE_RGB)[:_CELL_PX, :_CELL_PX]
+    cell[-label.shape[0] :, : label.shape[1]] = label
     return cell
 
 
-def _crop(image_rgb: ImageArray, seen: Sighting, video: Video) -> ImageArray:
-    x1, y1, x2, y2 = seen.box_xyxy
-    side = (1 + 2 * _AROUND) * max(x2 - x1, y2 - y1, 8)
+def _fitted(image_rgb: ImageArray, row: dict[str, Any], colour: Rgb) -> ImageArray:
+    """What lies around the object in a square cell, its shape kept, with its box."""
+    x1, y1, x2, y2 = (row[name] for name in ("x1_px", "y1_px", "x2_px", "y2_px"))
+    height, width = image_rgb.shape[:2]
+    side = min((1 + 2 * _AROUND) * max(x2 - x1, y2 - y1, 8), 4 * max(width, height))
     left, top = round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2)
-    left, top = min(max(left, 0), video.width_px - 1), min(max(top, 0), video.height_px - 1)
-    return image_rgb[top : top + round(side), left : left + round(side)]
-
-
-def _fitted(crop: ImageArray) -> ImageArray:
-    """The crop in a square cell, its shape kept."""
-    scale = _CELL_PX / max(crop.shape[:2])
-    size = max(1, round(crop.shape[1] * scale)), max(1, round(crop.shape[0] * scale))
-    cell = np.zeros((_CELL_PX, _CELL_PX, 3), dtype=np.uint8)
-    cell[: size[1], : size[0]] = cv2.resize(crop, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    return cell
+    scale = _CELL_PX / side
+    # Beyond the edge of the picture the cell stays black.
+    move = np.array([[scale, 0, -left * scale], [0, scale, -top * scale]])
+    smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    cell = cv2.warpAffine(image_rgb, move, (_CELL_PX, _CELL_PX), flags=smooth)
+    corners = [(round((x - left) * scale), round((y - top) * scale)) for x, y in ((x1, y1), (x2, y2))]
+    cv2.rectangle(cell, corners[0], corners[1], colour, 1, cv2.LINE_AA)
+    return np.asarray(cell, dtype=np.uint8)

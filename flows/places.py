@@ -12,7 +12,7 @@ from flows.config import Settings
 from flows.console import StoreOption, err, existing_store, known_sources, must_know, out, utc
 from flows.errors import CalibrationError, UsageError
 from flows.georeference import Calibration
-from flows.schema import EPOCH
+from flows.schema import EPOCH, ImageArray
 from flows.store import Store
 
 events_app = typer.Typer(no_args_is_help=True, help="Events: visits, crossings, speeds, stops, work, encounters.")
@@ -53,7 +53,8 @@ def calibrate(
 
             if not len(calibration.points_m):
                 raise CalibrationError(f"source {source!r} flies: no one grid fits all its frames")
-            step_m = write_check(check, first_picture(still or _newest_video(opened, source)[0]), calibration, grid_m)
+            picture = _first_of_newest(opened, source) if still is None else first_picture(still)
+            step_m = write_check(check, picture, calibration, grid_m)
             out.print(f"grid of {step_m:g} m drawn on {check}")
 
 
@@ -81,13 +82,24 @@ def _fitted(
     return fit_homography(control.points_px, control.points_m, control.origin_lonlat, lens)
 
 
+def _first_of_newest(store: Store, source: str) -> ImageArray:
+    """The first frame of a source's newest video; what the store hides is pixelated."""
+    from flows.render import picked_frames
+
+    video_id, _, _ = _newest_video(store, source)
+    return next(picked_frames(store, video_id, lambda number, pts_ns: True)).image_rgb
+
+
 def _newest_video(store: Store, source: str) -> tuple[str, int, int]:
-    """Address, width and height of a source's newest video."""
-    sql = "select uri, width_px, height_px from videos where source_id = $source order by start_time desc, uri limit 1"
-    rows = store.query(sql, {"source": source}).to_pylist()
+    """Id, width and height of a source's newest video."""
+    rows = store.query(
+        "select video_id, width_px, height_px from videos where source_id = $source"
+        " order by start_time desc, uri limit 1",
+        {"source": source},
+    ).to_pylist()
     if not rows:
         raise UsageError(f"the store has no video of source {source!r}: name a picture of its view with --still")
-    return rows[0]["uri"], rows[0]["width_px"], rows[0]["height_px"]
+    return rows[0]["video_id"], rows[0]["width_px"], rows[0]["height_px"]
 
 
 def _describe(calibration: Calibration) -> None:

@@ -240,11 +240,10 @@ def _stored(store: Store, where: Filter, options: RenderOptions) -> Iterator[tup
 def _by_time(batches: Iterable[pa.RecordBatch], numbers: dict[str, int]) -> Iterator[tuple[int, list[Sighting]]]:
     rows = (row for batch in batches for row in batch.to_pylist())
     for pts_ns, group in groupby(rows, key=lambda row: int(row["pts_ns"])):
-        yield pts_ns, [sighting(row, numbers) for row in group]
+        yield pts_ns, [_sighting(row, numbers) for row in group]
 
 
-def sighting(row: dict[str, Any], numbers: dict[str, int]) -> Sighting:
-    """What is drawn of a stored observation."""
+def _sighting(row: dict[str, Any], numbers: dict[str, int]) -> Sighting:
     mask = row.get("mask")
     return Sighting(
         # A run that goes on may have added tracks since they were numbered.

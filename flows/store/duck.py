@@ -21,6 +21,9 @@ from flows.store.sql import bound, normalised, observations_sql
 
 ROWS_PER_BATCH = 65_536
 
+_STREAM_MEMORY = "512MB"
+"""What sorting a stream may hold; the rest waits on disk, however long the video."""
+
 
 @dataclass(frozen=True)
 class Files:
@@ -56,6 +59,7 @@ def stream(tables: Tables, where: Filter, columns: Sequence[str] | None, ordered
     sql, values, schema = observations_sql(where, columns, ordered)
     try:
         with _connect(tables, sql) as connection:
+            connection.execute(f"set memory_limit = '{_STREAM_MEMORY}'")
             for batch in connection.sql(sql, params=values).to_arrow_reader(ROWS_PER_BATCH):
                 yield batch.cast(schema)
     except duckdb.Error as error:
