@@ -212,7 +212,7 @@ class _Intervals:
     def at(self, pts_ns: int) -> set[str]:
         """Names of those that hold a time."""
         held = (self.bounds[:, 0] <= pts_ns) & (pts_ns <= self.bounds[:, 1])
-        return {self.names[i] for i in np.flatnonzero(held)}
+        return {self.names[int(i)] for i in np.flatnonzero(held)}
 
 
 def _processed(store: Store, video: Video) -> _Intervals:
