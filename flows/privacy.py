@@ -186,8 +186,9 @@ def _grown(mask: Mask) -> Mask:
     height, width = mask.crop.shape
     room = max(_MIN_CELL_PX // 2, round(_MARGIN * max(height, width)))
     wide = np.pad(mask.crop.astype(np.uint8), room)
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * room + 1, 2 * room + 1))
-    return Mask(mask.x_px - room, mask.y_px - room, cv2.dilate(wide, kernel).astype(np.bool_))
+    # A square: OpenCV takes it apart into rows and columns, and corners hidden too much do no harm.
+    square = cv2.getStructuringElement(cv2.MORPH_RECT, (2 * room + 1, 2 * room + 1))
+    return Mask(mask.x_px - room, mask.y_px - room, cv2.dilate(wide, square).astype(np.bool_))
 
 
 def _lies_in(mask: Mask, box_xyxy: Sequence[float]) -> bool:
