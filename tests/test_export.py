@@ -300,7 +300,7 @@ def test_cvat_follows_its_schema_and_interpolates_to_what_is_stored(tmp_path: Pa
 
 
 @given(
-    st.lists(st.tuples(*[st.floats(0, 300) for _ in range(4)]), min_size=1, max_size=30),
+    st.lists(st.tuples(*[st.floats(0, 20) for _ in range(4)]), min_size=1, max_size=30),
     st.sets(st.integers(0, 29), max_size=10),
 )
 def test_cvat_keyframes_give_back_every_box(boxes: list[tuple[float, ...]], missing: set[int]) -> None:
