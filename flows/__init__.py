@@ -28,6 +28,7 @@ The flow itself:
   - `ahead`: things made in a thread before they are asked for
 - `stitch`: tracklets -> tracks, across chunk borders and gaps
   - `audit`: stored tracklets -> how far their stitching can be trusted, without labels
+  - `revise`: what a person decided about tracks: wrong, merged, split
 - `locate`: observations -> observations on the ground, by calibration or telemetry
   - `georeference`: pixels -> ground metres -> lon/lat, with uncertainty
   - `calibrate`: control points -> calibration, a robust fit of ground plane and lens

@@ -9,9 +9,10 @@ here looks at video: identity can be revised at any time.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from scipy.stats import chi2
 from flows.appearance import Looks, difference
 from flows.associate import APPEARANCE_WEIGHT, FORBIDDEN, assign, iou_matrix
 from flows.config import StitchSettings
+from flows.revise import decided
 from flows.schema import NS, TRACK_LINKS, ChunkState, FloatArray, make_id
 from flows.store import Store
 
@@ -75,12 +77,15 @@ def stitch_source(store: Store, source_id: str, settings: StitchSettings, versio
     """Stitch all finished chunks of a source and write the links; returns the number of tracks.
 
     Chunks that are missing or failed leave a gap that only motion bridges. Held under the source's lock, so that two
-    runs on one camera do not undo each other. Without a version the newest is brought up to date: it is what is shown.
+    runs on one camera do not undo each other. Without a version the newest is brought up to date: it is what is shown,
+    and what a person decided in it (`revise`) stays.
     """
     with store.locked(source_id):
+        pinned: dict[str, tuple[str, str]] = {}
         if version is None:
-            version = max(store.links(source_id)["version"].to_pylist(), default=1)
-        links = link_table(*read_source(store, source_id), source_id, settings, version)
+            newest = store.links(source_id)
+            version, pinned = max(newest["version"].to_pylist(), default=1), decided(newest)
+        links = link_table(*read_source(store, source_id), source_id, settings, version, pinned)
         store.write_links(source_id, version, links)
     return len(set(links["track_id"].to_pylist()))
 
@@ -106,6 +111,7 @@ def link_table(
     source_id: str,
     settings: StitchSettings,
     version: int,
+    pinned: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> pa.Table:
     """The links (schema TRACK_LINKS) of a source's tracklets.
 
@@ -113,6 +119,7 @@ def link_table(
         tracklets: All of the source's.
         borders: Pairs of neighbouring chunks (earlier, later) that share frames.
         source_id, settings, version: As stored.
+        pinned: Tracklets of which a person said which track they belong to and why; what follows them does too.
     """
     by_later = {link.later: link for link in join(tracklets, borders, settings)}
     rows = []
@@ -121,6 +128,9 @@ def link_table(
         link = by_later.get(tracklet.tracklet_id)
         # A predecessor starts earlier, so its track is known by now.
         track_id = tracks[link.earlier] if link else make_id("track", tracklet.tracklet_id)
+        reason = link.reason if link else "start"
+        if tracklet.tracklet_id in pinned:
+            track_id, reason = pinned[tracklet.tracklet_id]
         tracks[tracklet.tracklet_id] = track_id
         rows.append(
             {
@@ -129,7 +139,7 @@ def link_table(
                 "source_id": source_id,
                 "version": version,
                 "score": link.score if link else None,
-                "reason": link.reason if link else "start",
+                "reason": reason,
             }
         )
     return pa.Table.from_pylist(rows, schema=TRACK_LINKS)

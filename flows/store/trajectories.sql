@@ -3,4 +3,4 @@
 create view trajectories as
 select k.track_id, t.source_id, st_makeline(t.geom order by t.t0) as geom
 from newest_links k join tracklets t on t.source_id = k.source_id and t.tracklet_id = k.tracklet_id
-where t.geom is not null group by k.track_id, t.source_id, st_srid(t.geom);
+where t.geom is not null and k.reason <> 'wrong' group by k.track_id, t.source_id, st_srid(t.geom);
