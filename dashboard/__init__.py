@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 
 STORE_VARIABLE = "SIGHTFLOW_STORE__URL"
+EDIT, EDIT_VARIABLE = "--edit", "SIGHTFLOW_DASHBOARD_EDIT"
+"""What lets pages write; without it the store is only read, and a role that may only read is enough."""
 
 
-def command(store_url: str, port: int) -> list[str]:
+def command(store_url: str, port: int, edit: bool = False) -> list[str]:
     """The command line that serves the dashboard.
 
     Args:
         store_url: folder or `postgresql://...`.
         port: TCP port to listen on.
+        edit: whether pages may write: correct tracks, draw zones.
 
     Returns:
         Arguments to execute, this interpreter first. An address that stands in the environment already is left
@@ -30,6 +33,9 @@ def command(store_url: str, port: int) -> list[str]:
         argv += ["--server.address=localhost"]
     if not sys.stdout.isatty():
         argv += ["--server.headless=true"]
+    of_ours = [EDIT] if edit else []
     if os.environ.get(STORE_VARIABLE) != store_url:
-        argv += ["--", "--store", store_url]
+        of_ours += ["--store", store_url]
+    if of_ours:
+        argv += ["--", *of_ours]
     return argv

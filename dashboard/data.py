@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import STORE_VARIABLE
+from dashboard import EDIT, EDIT_VARIABLE, STORE_VARIABLE
 from flows.config import Settings
 from flows.errors import SchemaVersionError, SightflowError, StoreError
 from flows.reports import run_report
@@ -56,6 +56,11 @@ def rows(sql: str, parameters: dict[str, Any] | None = None) -> pd.DataFrame:
     return _asked(store_url(), sql, parameters or {})
 
 
+def fresh_rows(sql: str, parameters: dict[str, Any]) -> pd.DataFrame:
+    """The same, asked now."""
+    return _store().query(sql, parameters).to_pandas()
+
+
 @st.cache_data(ttl=FRESH_S, show_spinner=False, max_entries=500)
 def _reported(url: str, name: str, parameters: dict[str, Any]) -> pd.DataFrame:
     del url
@@ -67,10 +72,34 @@ def report(name: str, **parameters: Any) -> pd.DataFrame:
     return _reported(store_url(), name, parameters)
 
 
+def forget_answers() -> None:
+    """The next question goes to the store."""
+    _asked.clear()
+    _reported.clear()
+
+
 def forget() -> None:
-    """Empty the caches: the next question goes to the store."""
-    for cache in (_opened, _asked, _reported):
-        cache.clear()
+    """The store is opened anew, and asked."""
+    _opened.clear()
+    forget_answers()
+
+
+@contextmanager
+def reading() -> Iterator[Store]:
+    """The store itself, for what reads more than tables."""
+    yield _store()
+
+
+@contextmanager
+def writing() -> Iterator[Store]:
+    """The store, to change something in it; what was asked before is asked anew after."""
+    yield _store()
+    forget_answers()
+
+
+def may_edit() -> bool:
+    """Whether pages may write: only where the dashboard was started with `--edit`."""
+    return EDIT in sys.argv[1:] or os.environ.get(EDIT_VARIABLE, "") == "1"
 
 
 def filled_store() -> None:

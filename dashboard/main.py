@@ -14,12 +14,20 @@ ICON = (
 )
 
 st.set_page_config(page_title="Sightflow", page_icon=ICON, layout="wide")
+PAGES = {
+    "overview": ("Overview", "dashboard"),
+    "traffic": ("Traffic", "swap_horiz"),
+    "occupancy": ("Occupancy & dwell", "groups"),
+    "utilisation": ("Utilisation", "construction"),
+    "map": ("Map & plan", "map"),
+    "review": ("Review", "rate_review"),
+    "zones": ("Zones", "fence"),
+    "quality": ("Quality", "fact_check"),
+}
 page = st.navigation(
     [
-        st.Page("views/overview.py", title="Overview", icon=":material/dashboard:", default=True),
-        st.Page("views/tracks.py", title="Tracks", icon=":material/route:"),
-        st.Page("views/zones.py", title="Zones & lines", icon=":material/fence:"),
-        st.Page("views/quality.py", title="Quality", icon=":material/fact_check:"),
+        st.Page(f"views/{name}.py", title=title, icon=f":material/{icon}:", default=name == "overview")
+        for name, (title, icon) in PAGES.items()
     ]
 )
 with explained():

@@ -1,69 +1,105 @@
-"""Overview: what was processed, and what was seen in it."""
+"""Overview: what was processed, what was seen in it, and how a running job gets on."""
 
 from __future__ import annotations
 
-import altair as alt
+import time
+
 import streamlit as st
 
-from dashboard import queries
+from dashboard import clock, queries
+from dashboard.data import forget_answers
 from dashboard.filters import selection
-from dashboard.parts import WHEN, bars_over_time, bin_seconds, class_colours, table
+from dashboard.parts import bars_over_time, bars_per, bin_seconds, boxes, coloured, duration, nothing, table
+
+LIVE_S = 3
+"""Between two looks at the ledger while a job runs."""
 
 chosen = selection()
+before = chosen.before()
 st.title("Overview")
 
+
+@st.fragment(run_every=LIVE_S)
+def show_job() -> None:
+    """How far the chunks are that were planned; drawn anew by itself until all have ended."""
+    now = queries.progress(chosen)
+    if not now.open:
+        # The rest of the page is older than the job's end.
+        forget_answers()
+        st.rerun()
+    first_frames, first_s = st.session_state.setdefault("job", (now.frames, time.monotonic()))
+    per_s = (now.frames - first_frames) / max(time.monotonic() - first_s, 1e-9)
+    rate = f", {per_s:.1f} frames/s" if now.frames > first_frames else ""
+    st.progress(now.ended / now.all, f"{now.ended} of {now.all} chunks have ended, {now.running} are running{rate}")
+    if not now.running:
+        st.caption("Nothing is running: the job was stopped, or has not begun. Start it again to go on.")
+
+
+def compared(value: float, earlier: float | None, shown: str) -> tuple[str, str | None]:
+    """A figure, and its change against the period before."""
+    if earlier is None:
+        return shown, None
+    return shown, f"{100 * (value - earlier) / earlier:+.0f} %" if earlier else "none before"
+
+
 ledger = queries.chunks(chosen)
-by_state = ledger.groupby("state")
-done_s = float(ledger.loc[ledger["state"] == "done", "video_s"].sum())
+done = ledger["state"] == "done"
 objects = queries.objects_by_class(chosen)
-boxes = st.columns(4)
-boxes[0].metric("Video processed", f"{done_s / 3600:.2f} h" if done_s >= 360 else f"{done_s:.0f} s", border=True)
-boxes[1].metric("Objects tracked", f"{int(objects['tracks'].sum()):,}", border=True)
-boxes[2].metric("Chunks done", f"{(ledger['state'] == 'done').sum()} of {len(ledger)}", border=True)
-boxes[3].metric("Chunks failed", f"{(ledger['state'] == 'failed').sum()}", border=True)
+earlier = queries.objects_by_class(before)["tracks"].sum() if before else None
+earlier_s = queries.processed_seconds(queries.chunks(before)) if before else None
+done_s = queries.processed_seconds(ledger)
+tracked = int(objects["tracks"].sum())
+boxes(
+    {
+        "Video processed": compared(done_s, earlier_s, duration(done_s)),
+        "Objects tracked": compared(tracked, earlier, f"{tracked:,}"),
+        "Chunks done": f"{done.sum()} of {len(ledger)}",
+        "Chunks failed": f"{(ledger['state'] == 'failed').sum()}",
+    },
+    {
+        "Objects tracked": "Against the period of the same length just before"
+        if before
+        else "Choose a time range to compare it with the period before"
+    },
+)
 if (ledger["state"] == "failed").any():
     st.warning("Some chunks failed: **Quality** shows why, and how to run them again.", icon=":material/warning:")
 if ledger["state"].isin(["planned", "running"]).any():
-    st.info("Some chunks are not done yet: a run is under way, or was stopped. Start it again to go on.")
+    show_job()
 
 if objects.empty:
-    st.info("No objects in this selection: widen the time range or the classes.", icon=":material/filter_alt:")
+    nothing("No objects in this selection: widen the time range, the classes or the zones.")
     st.stop()
 
-colours = class_colours(queries.class_names())
+colour = coloured("class_name", "Class", queries.class_names())
 left, right = st.columns([2, 3], gap="large")
 with left:
     st.subheader("Objects per class")
-    bars = (
-        alt.Chart(objects)
-        .mark_bar()
-        .encode(
-            x=alt.X("tracks:Q", title="Tracks", axis=alt.Axis(tickMinStep=1)),
-            y=alt.Y("class_name:N", title=None, sort="-x"),
-            color=alt.Color("class_name:N", scale=colours, legend=None),
-        )
-    )
-    st.altair_chart(bars.properties(height=alt.Step(36)), alt="Tracks per class")
+    bars_per(objects[["class_name", "tracks"]], "class_name", "tracks", "Tracks", colour, "objects")
 with right:
     st.subheader("New objects over time")
     bin_s = bin_seconds((objects["last_seen"].max() - objects["first_seen"].min()).total_seconds())
-    counts = queries.new_objects(chosen, bin_s).rename(columns={"bin_start": "at", "tracks": "n"})
-    colour = alt.Color("class_name:N", title="Class", scale=colours, legend=alt.Legend(orient="top"))
-    bars_over_time(counts, bin_s, colour, f"Tracks begun per {bin_s} s")
+    counts = queries.new_objects(chosen, bin_s)
+    bars_over_time(counts, bin_s, colour, f"Tracks begun per {duration(bin_s)}", "new-objects")
 
-table(
-    objects.assign(mean_s=objects["total_s"] / objects["tracks"]),
-    "objects-per-class",
-    {
-        "class_name": "Class",
-        "tracks": "Tracks",
-        "observations": "Observations",
-        "total_s": st.column_config.NumberColumn("Time in view, total (s)", format="%.1f"),
-        "mean_s": st.column_config.NumberColumn("Time in view, mean (s)", format="%.1f"),
-        "first_seen": st.column_config.DatetimeColumn("First seen (UTC)", timezone="UTC", format=WHEN),
-        "last_seen": st.column_config.DatetimeColumn("Last seen (UTC)", timezone="UTC", format=WHEN),
-    },
-)
+busiest = queries.new_objects(chosen, 3600).groupby("at", as_index=False)["n"].sum().nlargest(5, "n")
+left, right = st.columns([2, 1], gap="large")
+with left:
+    table(
+        objects.assign(mean_s=objects["total_s"] / objects["tracks"]),
+        "objects-per-class",
+        {
+            "class_name": "Class",
+            "tracks": "Tracks",
+            "observations": "Observations",
+            "total_s": st.column_config.NumberColumn("Time in view, total (s)", format="%.1f"),
+            "mean_s": st.column_config.NumberColumn("Time in view, mean (s)", format="%.1f"),
+            "first_seen": clock.when("First seen"),
+            "last_seen": clock.when("Last seen"),
+        },
+    )
+with right:
+    table(busiest, "busiest-hours", {"at": clock.when("Busiest hours", "YYYY-MM-DD HH:mm"), "n": "Tracks begun"})
 st.subheader("Videos")
 table(
     queries.videos(chosen),
@@ -71,7 +107,7 @@ table(
     {
         "source_id": "Source",
         "uri": "Video",
-        "start_time": st.column_config.DatetimeColumn("Begins (UTC)", timezone="UTC", format=WHEN),
+        "start_time": clock.when("Begins"),
         "duration_s": st.column_config.NumberColumn("Duration (s)", format="%.1f"),
         "width_px": "Width (px)",
         "height_px": "Height (px)",

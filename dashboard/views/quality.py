@@ -5,9 +5,9 @@ from __future__ import annotations
 import altair as alt
 import streamlit as st
 
-from dashboard import queries
+from dashboard import clock, places, queries
 from dashboard.filters import selection
-from dashboard.parts import STATE_COLOURS, WHEN, class_colours, histogram, table
+from dashboard.parts import STATE_COLOURS, boxes, chart, coloured, histogram, table
 
 chosen = selection()
 st.title("Quality")
@@ -22,11 +22,15 @@ def share(*names: str) -> str:
     return f"{100 * states.loc[states['state'].isin(names), 'observations'].sum() / total:.1f} %" if total else "–"
 
 
-boxes = st.columns(4)
-boxes[0].metric("Observations", f"{total:,}", border=True)
-boxes[1].metric("Detected or propagated", share("detected", "propagated"), border=True)
-boxes[2].metric("Inferred", share("bridged", "interpolated"), border=True, help="Bridged or interpolated")
-boxes[3].metric("Failed chunks", int((ledger["state"] == "failed").sum()), border=True)
+boxes(
+    {
+        "Observations": f"{total:,}",
+        "Detected or propagated": share("detected", "propagated"),
+        "Inferred": share("bridged", "interpolated"),
+        "Failed chunks": int((ledger["state"] == "failed").sum()),
+    },
+    {"Inferred": "Bridged or interpolated"},
+)
 
 if total and len(tracks):
     left, right = st.columns(2, gap="large")
@@ -45,13 +49,12 @@ if total and len(tracks):
             )
         )
         ranked = states.assign(rank=states["state"].map(list(STATE_COLOURS).index))
-        st.altair_chart(
-            bars.properties(data=ranked, height=alt.Step(36)), alt="Share of observations by state and class"
-        )
+        drawing = bars.properties(data=ranked, height=alt.Step(36))
+        chart(drawing, "states", "Share of observations by state and class")
     with right:
         st.subheader("Length of tracks")
-        lengths = histogram(tracks, "duration_s", class_colours(queries.class_names()), "Duration (s)", "Tracks")
-        st.altair_chart(lengths, alt="Histogram of track durations")
+        colour = coloured("class_name", "Class", queries.class_names())
+        histogram(tracks, "duration_s", colour, "Duration (s)", "Tracks", "track-lengths")
     table(
         states,
         "observations-by-state",
@@ -75,7 +78,7 @@ table(
     },
 )
 
-calibrations = queries.calibrations(chosen)
+calibrations = places.calibrations(chosen)
 if len(calibrations):
     st.subheader("Calibration")
     table(
@@ -106,7 +109,7 @@ table(
         "frames": "Frames",
         "rows": "Rows",
         "attempts": "Attempts",
-        "updated_at": st.column_config.DatetimeColumn("Updated (UTC)", timezone="UTC", format=WHEN),
+        "updated_at": clock.when("Updated"),
     },
     column_order=["state", "error", "source_id", "uri", "index", "video_s", "frames", "rows", "attempts", "updated_at"],
 )

@@ -29,7 +29,7 @@ PATHS = (
 def fill(store: Store) -> None:
     """Write it."""
     for source_id in ("gate", "yard"):
-        video = _video(source_id)
+        video = make_source_video(source_id)
         chunks = [Chunk(video, i, i * 20 * 10**9, (i + 1) * 20 * 10**9, 0, "settings") for i in range(2)]
         store.add_video(video)
         store.plan(chunks)
@@ -64,7 +64,8 @@ def fill(store: Store) -> None:
     recompute_events(store, "gate")
 
 
-def _video(source_id: str) -> Video:
+def make_source_video(source_id: str) -> Video:
+    """Forty seconds of a camera; no such file is there."""
     return Video(
         f"{source_id}.mp4", f"hash-{source_id}", source_id, 640, 360, FPS, 40.0, "h264", "mp4", start_time=START
     )

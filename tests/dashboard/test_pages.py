@@ -1,16 +1,19 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
 import dashboard
 from dashboard.data import forget
+from dashboard.drawing import zones_of
+from flows.schema import Chunk
 from flows.store import open_store
-from tests.dashboard.filled import ERROR, fill
+from tests.dashboard.filled import ERROR, fill, make_source_video
 
 MAIN = str(Path(dashboard.__file__).parent / "main.py")
-PAGES = ("overview", "tracks", "zones", "quality")
+PAGES = ("overview", "traffic", "occupancy", "utilisation", "map", "review", "zones", "quality")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,12 @@ def _open(monkeypatch: pytest.MonkeyPatch, store_url: str, page: str = "overview
     return app
 
 
+def _vehicle(url: str) -> str:
+    with open_store(url) as store:
+        found = store.query("select track_id from tracks where source_id = 'gate' and class_name = 'vehicle'")
+    return str(found["track_id"][0].as_py())
+
+
 def _metrics(app: AppTest) -> dict[str, str]:
     return {metric.label: metric.value for metric in app.metric}
 
@@ -48,22 +57,44 @@ def test_every_page_shows_either_store(monkeypatch, store_url):
         fill(store)
         store.reject("lost.mp4", "gate", "lost.mp4: not a video")
     for page in PAGES:
-        app = _open(monkeypatch, store_url, page)
+        app = _open(monkeypatch, store_url, page, source="gate")
         assert not app.error
-        assert app.metric or app.dataframe
+        assert app.metric or app.dataframe or app.caption
+        # An hour in which nothing was seen.
+        app.slider(key="time").set_range(*[app.slider(key="time").value[1]] * 2).run()
+        assert not app.exception
+        assert not app.error
+    app = _open(monkeypatch, store_url, "quality")
     assert "lost.mp4: not a video" in app.dataframe[-1].value["error"].tolist()
-    app.slider(key="time").set_range(*[app.slider(key="time").value[0]] * 2).run()
-    assert not app.exception
 
 
 def test_overview_counts_what_was_processed(monkeypatch, filled_folder):
     metrics = _metrics(_open(monkeypatch, filled_folder))
     assert metrics == {
-        "Video processed": "40 s",
+        "Video processed": "40.0 s",
         "Objects tracked": "8",
         "Chunks done": "2 of 4",
         "Chunks failed": "2",
     }
+
+
+def test_overview_compares_with_the_period_before(monkeypatch, filled_folder):
+    app = _open(monkeypatch, filled_folder, source="gate")
+    low, high = app.slider(key="time").value
+    middle = low + (high - low) / 2
+    app.slider(key="time").set_range(middle.replace(microsecond=0), high).run()
+    (tracked,) = (metric for metric in app.metric if metric.label == "Objects tracked")
+    assert (tracked.value, tracked.delta) == ("4", "+0 %")
+
+
+def test_a_running_job_shows_how_far_it_is(monkeypatch, tmp_path):
+    with open_store(str(tmp_path / "store")) as store:
+        fill(store)
+        chunk = Chunk(make_source_video("gate"), 2, 40 * 10**9, 60 * 10**9, 0, "settings")
+        store.plan([chunk])
+        store.begin(chunk, 3)
+    app = _open(monkeypatch, str(tmp_path / "store"), source="gate")
+    assert "2 of 3 chunks have ended, 1 are running" in app.get("progress")[0].proto.text
 
 
 def test_the_url_is_the_filter(monkeypatch, filled_folder):
@@ -76,6 +107,15 @@ def test_the_url_is_the_filter(monkeypatch, filled_folder):
     assert app.selectbox(key="source").value == "gate"
 
 
+def test_a_zone_filters_tracks_and_events(monkeypatch, filled_folder):
+    app = _open(monkeypatch, filled_folder, source="gate", zone="kerb")
+    assert _metrics(app)["Objects tracked"] == "2"
+    app.switch_page("views/occupancy.py").run()
+    assert "Visits" not in _metrics(app)
+    app.multiselect(key="zone").set_value(["entrance"]).run()
+    assert _metrics(app)["Visits"] == "2"
+
+
 def test_the_time_range_filters(monkeypatch, filled_folder):
     app = _open(monkeypatch, filled_folder, source="gate")
     low, high = app.slider(key="time").value
@@ -84,33 +124,105 @@ def test_the_time_range_filters(monkeypatch, filled_folder):
     assert low < high
 
 
+def test_times_are_those_of_the_chosen_zone(monkeypatch, filled_folder):
+    monkeypatch.setattr("dashboard.clock.of_viewer", lambda: "Asia/Tokyo")
+    app = _open(monkeypatch, filled_folder, source="gate")
+    utc, _ = app.slider(key="time").value
+    app.selectbox(key="tz").set_value("Asia/Tokyo").run()
+    assert not app.exception
+    local, high = app.slider(key="time").value
+    assert (local - utc).total_seconds() == 9 * 3600
+    app.slider(key="time").set_range(high.replace(second=19), high).run()
+    assert _metrics(app)["Objects tracked"] == "1"
+
+
 def test_nothing_selected_says_so(monkeypatch, filled_folder):
-    app = _open(monkeypatch, filled_folder, "tracks", source="gate")
+    app = _open(monkeypatch, filled_folder, "review", source="gate")
     low, _ = app.slider(key="time").value
     app.multiselect(key="class").set_value(["vehicle"]).run()
     app.slider(key="time").set_range(low, low).run()
     assert "widen the time range" in app.info[0].value
 
 
+def test_traffic_counts_by_line_and_knows_speeds(monkeypatch, filled_folder):
+    app = _open(monkeypatch, filled_folder, "traffic", source="gate")
+    metrics = _metrics(app)
+    assert metrics["Crossings"] == "2"
+    assert (metrics["Forward"], metrics["Backward"]) == ("1", "1")
+    lines = app.dataframe[0].value
+    assert lines[["forward", "backward"]].sum().tolist() == [1, 1]
+    assert app.dataframe[1].value["p85"].gt(0).all()
+
+
+def test_occupancy_knows_dwell(monkeypatch, filled_folder):
+    app = _open(monkeypatch, filled_folder, "occupancy", source="gate")
+    assert _metrics(app)["Visits"] == "2"
+    dwell = app.dataframe[0].value
+    assert dwell["place"].tolist() == ["entrance"]
+    assert dwell["visits"].tolist() == [2]
+    app.selectbox(key="source").set_value("yard").run()
+    assert "No zones are known" in app.info[0].value
+
+
+def test_utilisation_adds_up(monkeypatch, filled_folder):
+    app = _open(monkeypatch, filled_folder, "utilisation", source="gate", **{"class": "vehicle"})
+    metrics = _metrics(app)
+    assert metrics["Machines"] == "1"
+    assert metrics["Present"] == "16.0 s"
+    machine = app.dataframe[0].value.iloc[0]
+    assert machine["present"] == pytest.approx(machine["active"] + machine["idle"])
+
+
 def test_one_track_in_detail(monkeypatch, filled_folder):
-    with open_store(filled_folder) as store:
-        tracks = store.query("select track_id from tracks where source_id = 'gate' and class_name = 'vehicle'")
-    track_id = tracks["track_id"][0].as_py()
-    app = _open(monkeypatch, filled_folder, "tracks", track=track_id)
+    track_id = _vehicle(filled_folder)
+    app = _open(monkeypatch, filled_folder, "review", track=track_id)
     metrics = _metrics(app)
     assert metrics["Class"] == "vehicle"
     assert metrics["Duration"] == "16.00 s"
     assert metrics["Inferred"] == "9 %"
     assert f"Track {track_id}" in [heading.value for heading in app.subheader]
+    assert "No clip: cannot draw" in app.warning[0].value
+    assert not [button for button in app.button if button.key == "mark_wrong"]
 
 
-def test_zones_count_visits_and_crossings(monkeypatch, filled_folder):
-    app = _open(monkeypatch, filled_folder, "zones")
-    metrics = _metrics(app)
-    assert metrics["Visits"] == "2"
-    assert metrics["Crossings"] == "2"
-    app.selectbox(key="source").set_value("yard").run()
-    assert "No zones or lines" in app.info[0].value
+def test_a_wrong_track_leaves_and_comes_back(monkeypatch, store_url):
+    with open_store(store_url) as store:
+        fill(store)
+    monkeypatch.setenv(dashboard.EDIT_VARIABLE, "1")
+    app = _open(monkeypatch, store_url, "review", source="gate", track=_vehicle(store_url))
+    app.button(key="mark_wrong").click().run()
+    assert not app.exception
+    assert "3 tracks" in [caption.value for caption in app.caption]
+    app.button(key="restore").click().run()
+    assert "4 tracks" in [caption.value for caption in app.caption]
+
+
+def test_a_drawn_line_is_saved_and_counted(monkeypatch, tmp_path):
+    url = str(tmp_path / "store")
+    with open_store(url) as store:
+        fill(store)
+    monkeypatch.setenv(dashboard.EDIT_VARIABLE, "1")
+    app = _open(monkeypatch, url, "zones", source="gate")
+    points = app.session_state["points-gate"]
+    drawn = pd.DataFrame({"name": "exit", "kind": "line", "unit": "px", "x": [500.0, 500.0], "y": [100.0, 360.0]})
+    app.session_state["points-gate"] = pd.concat([points, drawn], ignore_index=True)
+    app.run()
+    app.button(key="save_zones").click().run()
+    assert not app.exception
+    with open_store(url) as store:
+        assert [zone.name for zone in store.zones("gate")] == ["entrance", "kerb", "exit"]
+    effect = next(table.value for table in app.dataframe if "n_now" in table.value).set_index("kind")
+    assert effect.loc["crossing", "n_now"] > effect.loc["crossing", "n_before"]
+
+
+def test_what_is_no_zone_is_not_saved():
+    bow = pd.DataFrame({"name": "bow", "kind": "zone", "unit": "px", "x": [0.0, 9, 9, 0], "y": [0.0, 9, 0, 9]})
+    with pytest.raises(ValueError, match="crosses itself"):
+        zones_of(bow)
+    with pytest.raises(ValueError, match="at least 3"):
+        zones_of(bow.head(2))
+    with pytest.raises(ValueError, match="one kind"):
+        zones_of(bow.assign(kind=["zone", "line", "zone", "zone"]))
 
 
 def test_quality_shows_why_a_chunk_failed(monkeypatch, filled_folder):
