@@ -47,6 +47,7 @@ What is made of the results:
 
 - `reports`: a report is a name, SQL and parameters, the same on both stores
   - `statements`: the SQL of each
+  - `printed`: all of them on one HTML page
 - `tracks`: short numbers for tracks, the same in pictures and files
 - `render`: annotated video
   - `overlay`: what is drawn on a frame

@@ -69,8 +69,10 @@ def report(
         list[str] | None, typer.Option("--set", help="Another parameter of the report: name=value, see docs/store.md.")
     ] = None,
     output: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
+    html: Annotated[Path | None, typer.Option(help="Write all reports of the period as one printable page.")] = None,
 ) -> None:
     """Answer a question from the store, e.g. `sightflow report counts --class person`."""
+    from flows.printed import write_page
     from flows.reports import REPORTS, run_report
 
     if name == "list":
@@ -80,6 +82,9 @@ def report(
     given = {"source": source, "class": class_name, "t0": t0, "t1": t1, "bin_seconds": bin_seconds}
     given |= named_values(others or ())
     with existing_store(store) as opened:
+        if html is not None:
+            write_page(opened, html, **given)
+            return
         table = run_report(opened, name, **{k: v for k, v in given.items() if v is not None})
     print_table(table, REPORTS[name].title, output)
 
@@ -213,11 +218,12 @@ def doctor(store: StoreOption = None) -> None:
 def dashboard(
     store: StoreOption = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port to listen on.")] = 8501,
+    edit: Annotated[bool, typer.Option("--edit", help="Let pages write: correct tracks, draw zones.")] = False,
 ) -> None:
     """Open the dashboard on a store."""
     import dashboard as pages
 
-    command = pages.command(store_url(store), port)
+    command = pages.command(store_url(store), port, edit)
     os.execv(command[0], command)
 
 
