@@ -118,7 +118,9 @@ def explained() -> Iterator[None]:
     try:
         yield
     except SchemaVersionError as error:
-        _explain("This store was written by another version", error, "Install that version, or choose another store:")
+        _explain(
+            "This store was written by another version", error, "Do what the message says, or choose another store:"
+        )
     except StoreError as error:
         _explain("The store cannot be read", error, "Check the address, or create a store by processing a video:")
     except SightflowError as error:
@@ -130,7 +132,10 @@ def _explain(title: str, error: SightflowError, what: str) -> None:
     st.error(str(error), icon=":material/error:")
     st.markdown(what)
     st.code(
-        "sightflow dashboard --store FOLDER_OR_POSTGRESQL_URL\nsightflow run VIDEO.mp4 --store FOLDER", language="bash"
+        "sightflow db upgrade --store FOLDER_OR_POSTGRESQL_URL\n"
+        "sightflow dashboard --store FOLDER_OR_POSTGRESQL_URL\n"
+        "sightflow run VIDEO.mp4 --store FOLDER",
+        language="bash",
     )
     if st.button("Try again", icon=":material/refresh:"):
         forget()

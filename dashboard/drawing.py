@@ -13,7 +13,7 @@ import streamlit as st
 from dashboard import clock, places
 from dashboard.data import may_edit, writing
 from dashboard.parts import nothing, table
-from dashboard.planes import Plane
+from dashboard.planes import Plane, sideways
 from flows.config import Settings
 from flows.errors import SightflowError
 from flows.events import recompute_events
@@ -33,24 +33,24 @@ def editor(source_id: str) -> None:
         "Rows in order are the corners of a zone (closed by itself) or the points of a line. Draw where feet and "
         "wheels are. Forward is from the left of a line to its right, as it runs from its first point to its last."
     )
-    left, right = st.columns([3, 2], gap="large")
-    with right:
-        name = st.text_input("Name of what is drawn", "zone 1", key="draw_name").strip()
-        kind = st.segmented_control("Kind", ["zone", "line"], default="zone", key="draw_kind", required=True)
-        edited = st.data_editor(
-            st.session_state[key],
-            num_rows="dynamic",
-            key=f"editor-{source_id}-{st.session_state.get('clicks', 0)}",
-            hide_index=True,
-            column_config={
-                "name": st.column_config.TextColumn("Name", required=True),
-                "kind": st.column_config.SelectboxColumn("Kind", options=["zone", "line"], required=True),
-                "unit": st.column_config.SelectboxColumn("Unit", options=["px", "m"], required=True),
-                "x": st.column_config.NumberColumn("x", required=True, format="%.1f"),
-                "y": st.column_config.NumberColumn("y", required=True, format="%.1f"),
-            },
-        )
-    with left:
+    named, kinds = st.columns([3, 2])
+    name = named.text_input("Name of what is drawn", "zone 1", key="draw_name").strip()
+    kind = kinds.segmented_control("Kind", ["zone", "line"], default="zone", key="draw_kind", required=True)
+    picture = st.container()
+    edited = st.data_editor(
+        st.session_state[key],
+        num_rows="dynamic",
+        key=f"editor-{source_id}-{st.session_state.get('clicks', 0)}",
+        hide_index=True,
+        column_config={
+            "name": st.column_config.TextColumn("Name", required=True),
+            "kind": st.column_config.SelectboxColumn("Kind", options=["zone", "line"], required=True),
+            "unit": st.column_config.SelectboxColumn("Unit", options=["px", "m"], required=True),
+            "x": st.column_config.NumberColumn("x", required=True, format="%.1f"),
+            "y": st.column_config.NumberColumn("y", required=True, format="%.1f"),
+        },
+    )
+    with picture:
         clicked = _picture(source_id, edited)
     if clicked is not None and name:
         point = {"name": name, "kind": kind, "unit": "px", **clicked}
@@ -83,14 +83,15 @@ def _picture(source_id: str, points: pd.DataFrame) -> dict[str, float] | None:
     click = alt.selection_point(name="click", fields=["x", "y"], on="click", empty=False)
     targets = alt.Chart(pd.DataFrame(grid, columns=["x", "y"])).mark_square(size=260, opacity=0.01)
     drawn = plane.drawing(targets.encode(x=plane.x, y=plane.y, tooltip=["x:Q", "y:Q"]).add_params(click))
-    event: Any = st.altair_chart(
-        drawn,
-        key=f"draw-{source_id}-{st.session_state.get('clicks', 0)}",
-        on_select="rerun",
-        selection_mode="click",
-        width="content",
-        alt="The picture to draw on",
-    )
+    with sideways("drawing"):
+        event: Any = st.altair_chart(
+            drawn,
+            key=f"draw-{source_id}-{st.session_state.get('clicks', 0)}",
+            on_select="rerun",
+            selection_mode="click",
+            width="content",
+            alt="The picture to draw on",
+        )
     chosen = event.selection.get("click", []) if event else []
     return {axis: float(chosen[0][axis]) for axis in ("x", "y")} if chosen else None
 

@@ -49,9 +49,10 @@ def duration(seconds: float) -> str:
     """A span for people: seconds, minutes or hours."""
     if not np.isfinite(seconds):
         return "–"
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    number, unit = (
+        (seconds, "s") if seconds < 120 else (seconds / 60, "min") if seconds < 7200 else (seconds / 3600, "h")
+    )
+    return f"{number:.1f}".removesuffix(".0") + f" {unit}"
 
 
 def boxes(values: dict[str, Any], helps: dict[str, str] | None = None) -> None:

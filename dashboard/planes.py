@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import altair as alt
 import pandas as pd
 import streamlit as st
@@ -63,9 +66,9 @@ class Plane:
         self._layers: list[alt.Chart] = []
         still = stills.still_url(source_id) if unit == "px" else None
         if still is not None:
-            middle = pd.DataFrame({"x": [extent["x"] / 2], "y": [extent["y"] / 2], "url": [still]})
-            image = alt.Chart(middle).mark_image(width=WIDTH_PX, height=self._height, aspect=False)
-            self._layers.append(image.encode(x=self.x, y=self.y, url="url:N"))
+            corners = pd.DataFrame([{"x": 0.0, "y": 0.0, "x2": high["x"], "y2": high["y"], "url": still}])
+            image = alt.Chart(corners).mark_image(aspect=False)
+            self._layers.append(image.encode(x=self.x, y=self.y, x2="x2:Q", y2="y2:Q", url="url:N"))
 
     def heat(self, cells: pd.DataFrame, cell: float) -> Plane:
         """Seconds of presence per square cell: x, y (its corner), seconds, tracks."""
@@ -82,7 +85,7 @@ class Plane:
                 x2="x2:Q",
                 y=y,
                 y2="y2:Q",
-                color=alt.Color("seconds:Q", title="Presence (s)", scale=scheme),
+                color=alt.Color("seconds:Q", title="Presence (s)", scale=scheme, legend=alt.Legend(orient="top")),
                 tooltip=tooltip,
             )
         )
@@ -120,4 +123,13 @@ class Plane:
 
     def show(self, name: str, said: str, frame: pd.DataFrame | None = None) -> None:
         """Draw it."""
-        chart(self.drawing(), name, said, frame, width="content")
+        with sideways(name):
+            chart(self.drawing(), name, said, frame, width="content")
+
+
+@contextmanager
+def sideways(name: str) -> Iterator[None]:
+    """What is drawn to scale and is wider than a phone is moved inside its own frame, not the page."""
+    st.html("<style>[class*=st-key-sideways] { overflow-x: auto; }</style>")
+    with st.container(key=f"sideways-{name}"):
+        yield

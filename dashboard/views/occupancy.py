@@ -22,8 +22,7 @@ from dashboard.parts import (
 )
 from dashboard.planes import Plane, one_source, plane_choice
 
-CELLS = 48
-"""Cells of the heatmap along the picture's longer side."""
+CELLS = 48  # of the heatmap along the picture's longer side
 CELL_M = 0.5
 
 chosen = selection()

@@ -11,8 +11,7 @@ from dashboard.data import forget_answers
 from dashboard.filters import selection
 from dashboard.parts import bars_over_time, bars_per, bin_seconds, boxes, coloured, duration, nothing, table
 
-LIVE_S = 3
-"""Between two looks at the ledger while a job runs."""
+LIVE_S = 3  # between two looks at the ledger while a job runs
 
 chosen = selection()
 before = chosen.before()

@@ -14,8 +14,7 @@ from dashboard.data import may_edit
 from dashboard.filters import selection
 from dashboard.parts import STATE_COLOURS, boxes, chart, nothing, table
 
-PAGE_ROWS = 12
-"""Rows with thumbnails on one page: each costs the decoding of a frame."""
+PAGE_ROWS = 12  # with thumbnails, each of which costs the decoding of a frame
 KINDS = ("visit", "crossing", "proximity", "stop", "wait", "cycle", "active", "idle", "presence")
 PRECISE = "YYYY-MM-DD HH:mm:ss.SSS"
 
@@ -175,7 +174,10 @@ def show_track(track: pd.Series) -> None:
 what = st.segmented_control(
     "Show", ["Tracks", "Events"], default="Tracks", key="list", bind="query-params", required=True
 )
-list_tracks() if what == "Tracks" else list_events()
+if what == "Tracks":
+    list_tracks()
+else:
+    list_events()
 track = queries.track(st.query_params.get("track", ""))
 if track is None:
     st.caption("Choose a row to see its clip, how it is known over time, and what it was stitched from.")

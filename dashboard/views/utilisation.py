@@ -22,8 +22,7 @@ from dashboard.parts import (
     time_axis,
 )
 
-ROWS = 30
-"""Machines in the timeline: those longest present; more cannot be read."""
+ROWS = 30  # machines in the timeline, those longest present; more cannot be read
 
 chosen = selection()
 st.title("Utilisation")
@@ -35,15 +34,20 @@ if not chosen.class_names and spans["class_name"].isin(machines).any():
 
 
 def show_totals() -> None:
-    """Hours per class and per machine."""
-    st.subheader("Per class")
+    """Time per class and per machine, in the unit that suits the longest."""
     by_class = measures.totals(spans, ["class_name"])
-    parts = by_class.melt("class_name", ["active", "idle"], "kind", "hours")
-    bars_per(parts, "class_name", "hours", "Hours", coloured("kind", "", ("active", "idle")), "hours-per-class")
+    unit, per_hour = next(
+        ((unit, per) for unit, per in (("h", 1), ("min", 60)) if by_class["present"].max() * per >= 2), ("s", 3600)
+    )
+    st.subheader("Per class")
+    parts = by_class.melt("class_name", ["active", "idle"], "kind", "time")
+    parts = parts.assign(time=parts["time"] * per_hour)
+    bars_per(parts, "class_name", "time", f"Time ({unit})", coloured("kind", "", ("active", "idle")), "per-class")
     st.subheader("Per machine")
     by_track = measures.totals(spans, ["source_id", "class_name", "track_id"])
+    by_track[["present", "active", "idle"]] *= per_hour
     hours = {
-        name: st.column_config.NumberColumn(f"{name.capitalize()} (h)", format="%.3f")
+        name: st.column_config.NumberColumn(f"{name.capitalize()} ({unit})", format="%.2f")
         for name in ("present", "active", "idle")
     }
     share = st.column_config.ProgressColumn("Utilisation", format="percent", min_value=0, max_value=1)
@@ -72,7 +76,9 @@ def show_timeline() -> None:
         .encode(
             x=time_axis(),
             x2="end:T",
-            y=alt.Y("machine:N", title=None, sort=alt.EncodingSortField("at", "min")),
+            y=alt.Y(
+                "machine:N", title=None, axis=alt.Axis(labelOverlap=False), sort=alt.EncodingSortField("at", "min")
+            ),
             color=coloured("kind", "", ("active", "idle")),
             tooltip=["machine:N", "kind:N", alt.Tooltip("seconds:Q", title="for (s)", format=".1f")],
         )
