@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed-$(shell (cat pyproject.toml constraints.txt; pwd) | 
 demo: $(STAMP)  ## install what is needed and run the main job on the bundled scene
 	$(BIN)/sightflow demo --out demo-out
 
-test: $(STAMP)-dev postgis lint  ## everything a change must pass
+test: $(STAMP)-dev postgis chromium lint  ## everything a change must pass
 	$(BIN)/python -m pytest
 
 lint: $(STAMP)-dev
@@ -27,9 +27,9 @@ eval: $(STAMP)-dev  ## how good the tracks are, beside the golden file; EVAL='--
 dashboard: $(STAMP)
 	$(BIN)/sightflow dashboard --store demo-out/store
 
-.PHONY: postgis
-postgis:
-	sh tests/install_postgis.sh
+.PHONY: postgis chromium
+postgis chromium:
+	sh tests/install_$@.sh
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
