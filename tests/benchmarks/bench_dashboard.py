@@ -1,0 +1,75 @@
+"""Figures of the dashboard, as JSON: every page's first view and a change of its filter, on a filled store.
+
+Measured is what the server does, from the question to the page's last element (Streamlit's AppTest); the browser's
+drawing comes on top. The baseline is the same page on a store of a thousand observations: what Streamlit itself costs.
+Run by `make bench`. Filling the store takes minutes: name one that an earlier run filled in SIGHTFLOW_BENCH_STORES
+(several with commas between), or fewer rows in SIGHTFLOW_BENCH_ROWS.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import dashboard
+from dashboard.data import forget_answers
+from flows.store import open_store
+from tests import archive
+from tests.benchmarks.record import record
+from tests.dashboard.filled import fill
+
+ROWS = int(os.environ.get("SIGHTFLOW_BENCH_ROWS", 8_000_000))
+N_SOURCES, N_CHUNKS = 20, 96
+PAGES = ("overview", "traffic", "occupancy", "utilisation", "map", "review", "zones", "quality")
+MAIN = str(Path(dashboard.__file__).parent / "main.py")
+REPEATS = 3
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Addresses of the filled stores by kind."""
+    if named := os.environ.get("SIGHTFLOW_BENCH_STORES"):
+        return {"PostGIS" if "://" in url else "Parquet": url for url in named.split(",")}
+    folder = str(tmp_path_factory.mktemp("archive"))
+    with open_store(folder) as store:
+        archive.fill(store, N_SOURCES, N_CHUNKS, ROWS // (N_SOURCES * N_CHUNKS))
+    return {"Parquet": folder}
+
+
+def _page_s(url: str, page: str, source: str, class_name: str) -> tuple[float, float]:
+    """Seconds of a page's first view and of a filter change, answers not yet known in both cases; the best of some."""
+    os.environ[dashboard.STORE_VARIABLE] = url
+    first, change = [], []
+    for _ in range(REPEATS):
+        app = AppTest.from_file(MAIN, default_timeout=600)
+        app.query_params["source"] = source
+        app.run()
+        forget_answers()
+        begin = time.perf_counter()
+        app.switch_page(f"views/{page}.py").run()
+        first.append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+        app.multiselect(key="class").set_value([class_name]).run()
+        change.append(time.perf_counter() - begin)
+        assert not app.exception, app.exception
+    return min(first), min(change)
+
+
+def bench_pages(stores: dict[str, str], tmp_path: Path) -> None:
+    """First view and filter change of every page."""
+    small = str(tmp_path / "small")
+    with open_store(small) as store:
+        fill(store)
+    for page in PAGES:
+        base_first, base_change = _page_s(small, page, "gate", "person")
+        for kind, url in stores.items():
+            first, change = _page_s(url, page, "camera-03", "person")
+            figures = {
+                "first_view_s": round(first, 3),
+                "filter_change_s": round(change, 3),
+                "first_view_ratio_to_small_store": round(first / base_first, 2),
+                "filter_change_ratio_to_small_store": round(change / base_change, 2),
+            }
+            record("dashboard", f"{page}, {kind}", figures)
