@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.data import reading, store_url
-from dashboard.stills import can_decode
+from dashboard.stills import can_decode, hidden_classes
 from flows.errors import SightflowError
 
 CLIP_S = 6.0
@@ -27,7 +27,7 @@ def show_clip(video_id: str, t0: datetime) -> None:
         return
     try:
         with st.spinner("Cutting the clip…"):
-            data = _clip(store_url(), video_id, t0)
+            data = _clip(store_url(), hidden_classes(), video_id, t0)
     except SightflowError as error:
         st.warning(f"No clip: {error}", icon=":material/movie:")
         return
@@ -35,8 +35,8 @@ def show_clip(video_id: str, t0: datetime) -> None:
 
 
 @st.cache_data(show_spinner=False, max_entries=KEPT)
-def _clip(url: str, video_id: str, t0: datetime) -> bytes:
-    del url
+def _clip(url: str, hidden: tuple[str, ...], video_id: str, t0: datetime) -> bytes:
+    del url, hidden
     from flows.render import render_video
 
     with tempfile.TemporaryDirectory() as folder, reading() as store:

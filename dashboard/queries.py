@@ -210,14 +210,13 @@ def track(track_id: str) -> pd.Series | None:
 
 
 def best_views(track_ids: Sequence[str]) -> pd.DataFrame:
-    """Where each track is best seen, its surest detection: track_id, uri, pts_ns, box x1, y1, x2, y2."""
+    """Where each track is best seen, its surest detection: track_id, video_id, pts_ns, box x1, y1, x2, y2."""
     parameters = dict[str, Any]()
     chosen = one_of("track", track_ids, parameters) or "null"
     return rows(
-        "select track_id, uri, pts_ns, x1, y1, x2, y2 from (select o.track_id, v.uri, o.pts_ns, o.x1_px as x1, "
-        "o.y1_px as y1, o.x2_px as x2, o.y2_px as y2, row_number() over (partition by o.track_id "
+        "select track_id, video_id, pts_ns, x1, y1, x2, y2 from (select o.track_id, o.video_id, o.pts_ns, "
+        "o.x1_px as x1, o.y1_px as y1, o.x2_px as x2, o.y2_px as y2, row_number() over (partition by o.track_id "
         "order by o.confidence desc nulls last, o.pts_ns) as place from track_observations o "
-        "join videos v on v.video_id = o.video_id and v.source_id = o.source_id "
         f"where o.track_id in ({chosen})) as views where place = 1",
         parameters,
     )

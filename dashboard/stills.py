@@ -7,9 +7,10 @@ import importlib.util
 import io
 from typing import Any
 
+import numpy as np
 import streamlit as st
 
-from dashboard.data import rows, store_url
+from dashboard.data import reading, rows, store_url
 from flows.errors import SightflowError
 
 STILL_PX = 960
@@ -35,13 +36,13 @@ def newest_video(source_id: str) -> dict[str, Any] | None:
 def still_url(source_id: str) -> str | None:
     """The first frame of the source's newest video as a data URL; None where it cannot be had."""
     video = newest_video(source_id)
-    image = _picture(store_url(), video["uri"], 0) if video else None
+    image = _picture(str(video["video_id"]), 0) if video else None
     return None if image is None else _url(image, STILL_PX)
 
 
-def thumbnail_url(uri: str, pts_ns: int, box_xyxy: tuple[float, float, float, float]) -> str | None:
+def thumbnail_url(video_id: str, pts_ns: int, box_xyxy: tuple[float, float, float, float]) -> str | None:
     """What lies in a box of a frame, with some room around it, as a data URL; None where it cannot be had."""
-    image = _picture(store_url(), uri, pts_ns)
+    image = _picture(video_id, pts_ns)
     if image is None:
         return None
     x1, y1, x2, y2 = box_xyxy
@@ -52,19 +53,35 @@ def thumbnail_url(uri: str, pts_ns: int, box_xyxy: tuple[float, float, float, fl
     return _url(image.crop(tuple(round(v) for v in box)), THUMBNAIL_PX)
 
 
+def hidden_classes() -> tuple[str, ...]:
+    """The classes this store's pictures hide now; part of what a picture is kept under."""
+    from flows import privacy
+
+    with reading() as store:
+        return privacy.hidden_classes(store)
+
+
+def _picture(video_id: str, pts_ns: int) -> Any:
+    """The frame at a time or the next one as a PIL image, None where it cannot be decoded."""
+    return _decoded(store_url(), hidden_classes(), video_id, pts_ns) if can_decode() else None
+
+
 @st.cache_data(show_spinner=False, max_entries=64)
-def _picture(url: str, uri: str, pts_ns: int) -> Any:
-    """A frame as a PIL image, None where it cannot be decoded."""
-    del url
-    if not can_decode():
-        return None
+def _decoded(url: str, hidden: tuple[str, ...], video_id: str, pts_ns: int) -> Any:
+    del url, hidden
     from PIL import Image
 
-    from flows.decode import probe, read_frames
+    from flows.decode import read_frames
+    from flows.privacy import Blur
+    from flows.render import stored_video
 
     try:
-        for frame in read_frames(probe(uri), pts_ns, None, threads=1):
-            return Image.fromarray(frame.image_rgb)
+        with reading() as store:
+            video = stored_video(store, video_id)
+            for frame in read_frames(video, pts_ns, threads=1):
+                image_rgb = np.require(frame.image_rgb, requirements=["C", "W"])
+                Blur(store, video, start_ns=frame.pts_ns).apply(image_rgb, frame.pts_ns)
+                return Image.fromarray(image_rgb)
     except SightflowError:
         # The page says that there is no picture; the store's rows do not need one.
         return None

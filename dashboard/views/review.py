@@ -29,7 +29,7 @@ def with_thumbnails(frame: pd.DataFrame) -> pd.DataFrame:
     shown = frame.iloc[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]
     seen = queries.best_views(shown["track_id"].unique().tolist())
     pictures = {
-        row.track_id: stills.thumbnail_url(str(row.uri), int(row.pts_ns), (row.x1, row.y1, row.x2, row.y2))
+        row.track_id: stills.thumbnail_url(str(row.video_id), int(row.pts_ns), (row.x1, row.y1, row.x2, row.y2))
         for row in seen.itertuples()
     }
     return shown.assign(picture=shown["track_id"].map(pictures))
