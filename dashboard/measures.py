@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from dashboard import geography
 from dashboard.data import report, rows
 from dashboard.filters import Selection
 from dashboard.queries import TS_S, of_classes, of_interval
 from flows.config import EventSettings
-from flows.events import occupancy as objects_at_once
 from flows.georeference import ground_positions
-from flows.schema import TIMESTAMP
 
 QUARTER_S = 900
 FINE_PX = 6.0
@@ -66,26 +61,26 @@ def trips(selection: Selection) -> pd.DataFrame:
     return found.assign(**ends)
 
 
-def occupancy(selection: Selection, visits: pd.DataFrame, bin_s: int) -> pd.DataFrame:
-    """Objects at once per place and time bin of the selection: zone, bin_start, mean, most."""
-    if visits.empty:
-        return pd.DataFrame({"zone": [], "bin_start": pd.to_datetime([], utc=True), "mean": [], "most": []})
-    table = pa.table(
-        {
-            "zone": pa.array(visits["place"], pa.string()),
-            "kind": ["visit"] * len(visits),
-            "ts": pa.array(visits["ts"]).cast(TIMESTAMP),
-            "duration_s": pa.array(visits["duration_s"], pa.float64()),
-        }
+def occupancy(selection: Selection, bin_s: int) -> pd.DataFrame:
+    """Objects at once per place and time bin: place, at, mean, most.
+
+    `most` is null for several classes (it is no sum of theirs), and bins in which nobody was there are 0.
+    """
+    parts = [
+        report("occupancy", bin_seconds=bin_s, **{"class": name}, **of_interval(selection))
+        for name in selection.class_names or (None,)
+    ]
+    found = pd.concat(parts)
+    if selection.zones:
+        found = found[found["zone"].isin(selection.zones)]
+    found = found.assign(place=_place(selection, found["source_id"], found["zone"]))
+    counted = found.groupby(["place", "bin_start"], as_index=False).agg(
+        mean=("mean_objects", "sum"), most=("most_objects", "max")
     )
-    found = objects_at_once(table, bin_s).to_pandas()
-    if selection.t0 is None or selection.t1 is None:
-        return found
-    return found[(found["bin_start"] >= _floor(selection.t0, bin_s)) & (found["bin_start"] < selection.t1)]
-
-
-def _floor(time: datetime, bin_s: int) -> pd.Timestamp:
-    return pd.Timestamp(time).floor(f"{bin_s}s")
+    bins = pd.date_range(counted["bin_start"].min(), counted["bin_start"].max(), freq=f"{bin_s}s", unit="us")
+    every = pd.MultiIndex.from_product([counted["place"].unique(), bins], names=["place", "at"])
+    filled = counted.set_index(["place", "bin_start"]).reindex(every, fill_value=0).reset_index()
+    return filled.assign(most=np.nan) if len(parts) > 1 else filled
 
 
 def heat(selection: Selection, unit: str, cell: float) -> pd.DataFrame:

@@ -33,20 +33,20 @@ def show_occupancy(visits: pd.DataFrame) -> None:
     """How many were inside at once."""
     st.subheader("Occupancy over time")
     bin_s = bin_seconds(span_seconds(visits["ts"]), 120)
-    counted = measures.occupancy(chosen, visits, bin_s)
-    zones = sorted(counted["zone"].unique())
-    counted = counted.assign(at=clock.local(counted["bin_start"]))
+    counted = measures.occupancy(chosen, bin_s)
+    zones = sorted(counted["place"].unique())
+    drawn = counted.assign(at=clock.local(counted["at"]))
     lines = (
-        alt.Chart(counted)
+        alt.Chart(drawn)
         .mark_line(interpolate="step-after", strokeWidth=2)
         .encode(
             x=time_axis(),
             y=alt.Y("mean:Q", title=f"Objects inside, mean of {bin_s} s"),
-            color=coloured("zone", "Zone", zones),
-            tooltip=["zone:N", alt.Tooltip("mean:Q", format=".2f"), alt.Tooltip("most:Q", title="most at once")],
+            color=coloured("place", "Zone", zones),
+            tooltip=["place:N", alt.Tooltip("mean:Q", format=".2f"), alt.Tooltip("most:Q", title="most at once")],
         )
     )
-    chart(lines.properties(height=260), "occupancy", "Objects in each zone over time", counted.drop(columns=["at"]))
+    chart(lines.properties(height=260), "occupancy", "Objects in each zone over time", counted)
 
 
 def show_dwell(visits: pd.DataFrame) -> None:

@@ -6,8 +6,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import dashboard
+from dashboard import measures
 from dashboard.data import forget
 from dashboard.drawing import zones_of
+from dashboard.filters import Selection
 from flows.schema import Chunk
 from flows.store import open_store
 from tests.dashboard.filled import ERROR, fill, make_source_video
@@ -162,6 +164,15 @@ def test_occupancy_knows_dwell(monkeypatch, filled_folder):
     assert dwell["visits"].tolist() == [2]
     app.selectbox(key="source").set_value("yard").run()
     assert "No zones are known" in app.info[0].value
+
+
+def test_nobody_is_counted_as_nobody(monkeypatch, filled_folder):
+    monkeypatch.setenv(dashboard.STORE_VARIABLE, filled_folder)
+    counted = measures.occupancy(Selection("gate"), 1)
+    steps = counted["at"].diff().dropna().dt.total_seconds()
+    assert (steps == 1).all()
+    assert counted["mean"].eq(0).any()
+    assert counted["mean"].gt(0).any()
 
 
 def test_utilisation_adds_up(monkeypatch, filled_folder):
