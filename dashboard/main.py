@@ -30,6 +30,9 @@ page = st.navigation(
         for name, (title, icon) in PAGES.items()
     ]
 )
+# Streamlit's captions are too faint to be read by all (WCAG 2.1, 1.4.3).
+CAPTIONS = "[data-testid=stCaptionContainer], [data-testid=stCaptionContainer] *"
+st.html(f"<style>{CAPTIONS} {{ color: inherit !important; opacity: 1 !important; }}</style>")
 with explained():
     filled_store()
     filter_bar()

@@ -119,7 +119,9 @@ class Plane:
             labels = alt.Chart(self._shapes[self._shapes["order"] == 0])
             text = labels.mark_text(align="left", dx=5, dy=-7, fontWeight="bold", color=OUTLINE)
             layers.append(text.encode(x=self.x, y=self.y, text="name:N"))
-        return alt.layer(*layers, *more).properties(width=WIDTH_PX, height=self._height)
+        # Not fitted: legends and axes lie outside, and the picture keeps its shape.
+        size = {"width": WIDTH_PX, "height": self._height, "autosize": alt.AutoSizeParams(type="pad")}
+        return alt.layer(*layers, *more).properties(**size)
 
     def show(self, name: str, said: str, frame: pd.DataFrame | None = None) -> None:
         """Draw it."""
