@@ -1,7 +1,8 @@
 """The HTTP endpoint for short clips: the flow's own steps behind Ray Serve.
 
-`clips` processes one clip and says what happens; `fetch` takes a clip in, within limits; `api` is the HTTP surface;
-`app` puts them on Ray Serve, as `config.yaml` describes. Modules here write `import ray.serve as ray_serve`: this
+`clips` processes one clip and says what happens; `fetch` takes a clip in, within limits; `api` is the HTTP surface,
+`keys` who may use it, `problems` what it answers when something is wrong; `app` puts them on Ray Serve, as
+`config.yaml` describes. Modules here write `import ray.serve as ray_serve`: this
 package has the name Ray's documentation imports.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
-# The endpoint asks for no key yet, so it listens to this machine alone unless told otherwise.
+# Who runs the endpoint at first has no keys yet, so it listens to this machine alone.
 HOST, PORT = "127.0.0.1", 8000
 
 

@@ -9,38 +9,39 @@ from typing import Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.encoders import jsonable_encoder
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from flows import __version__
-from flows.errors import ReportError, SightflowError, StoreError, UsageError
+from flows.errors import UsageError
 from flows.reports import REPORTS, run_report
 from flows.store import open_store
 from serve.clips import Clip, Event
-from serve.fetch import TooLargeError, fetch_url, save_upload, too_large
+from serve.fetch import fetch_url, save_upload, too_large
+from serve.keys import KeyCheck
+from serve.problems import handle_problems, problem
 from serve.settings import ServeSettings
 
 NDJSON = "application/x-ndjson"
-RETRY_AFTER_S = 10
-
-
-class BusyError(Exception):
-    """Every worker is taken and the queue is full."""
 
 
 def make_api(events: Callable[[Clip], AsyncGenerator[Event, None]], settings: ServeSettings) -> FastAPI:
     """The application.
 
     Args:
-        events: Processes a clip, see `clips.ClipProcessor.events`; raises `BusyError` before its first event where
-            there is no room.
+        events: Processes a clip, see `clips.ClipProcessor.events`; raises `problems.BusyError` before its first event
+            where there is no room.
         settings: Limits and the store.
     """
-    api = FastAPI(title="Sightflow", version=__version__, description=__doc__)
-    _handle_errors(api)
+    api = FastAPI(title="Sightflow", version=__version__, description=__doc__, redoc_url=None)
+    handle_problems(api)
+    api.add_middleware(KeyCheck, settings=settings)
+    if settings.cors_origins:
+        # Added last, it is asked first: a browser's preflight carries no key.
+        api.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, allow_headers=["Authorization"])
 
     @api.get("/healthz")
     def health() -> dict[str, str]:
@@ -155,37 +156,3 @@ def _counted(request: Request, settings: ServeSettings) -> Callable[[], Any]:
         return message
 
     return receive
-
-
-def problem(status: int, title: str, detail: str, **headers: str) -> JSONResponse:
-    """A problem document (RFC 9457)."""
-    content = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return JSONResponse(content, status, headers, media_type="application/problem+json")
-
-
-def _handle_errors(api: FastAPI) -> None:
-    @api.exception_handler(SightflowError)
-    async def ours(request: Request, error: SightflowError) -> Response:
-        del request
-        if isinstance(error, TooLargeError):
-            return problem(413, "The clip is too large", str(error))
-        if isinstance(error, StoreError):
-            return problem(503, "The store cannot be used", str(error))
-        return problem(422, "Unusable parameters" if isinstance(error, ReportError) else "Unusable request", str(error))
-
-    @api.exception_handler(BusyError)
-    async def busy(request: Request, error: BusyError) -> Response:
-        del request, error
-        detail = "every worker is taken; try again later"
-        return problem(503, "Busy", detail, **{"Retry-After": str(RETRY_AFTER_S)})
-
-    @api.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:
-        del request
-        return problem(error.status_code, "Unusable request", str(error.detail), **(error.headers or {}))
-
-    @api.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        del request
-        details = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        return problem(422, "Unusable parameters", details)

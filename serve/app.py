@@ -14,8 +14,9 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from flows.errors import ConfigError
-from serve.api import BusyError, make_api
+from serve.api import make_api
 from serve.clips import Clip, ClipProcessor, Event
+from serve.problems import BusyError
 from serve.settings import ServeSettings
 
 

@@ -13,16 +13,13 @@ from pathlib import Path, PurePath
 from typing import IO
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from flows.errors import SightflowError, UsageError
+from flows.errors import UsageError
 from serve.clips import Clip
+from serve.problems import TooLargeError
 from serve.settings import ServeSettings
 
 PIECE_BYTES = 1 << 20
 TIMEOUT_S = 20
-
-
-class TooLargeError(SightflowError):
-    """A clip larger than the endpoint takes."""
 
 
 def too_large(settings: ServeSettings) -> TooLargeError:

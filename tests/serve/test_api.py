@@ -11,12 +11,15 @@ import pytest
 from fastapi.testclient import TestClient
 
 from flows.store import open_store
-from serve.api import BusyError, make_api
+from serve.api import make_api
 from serve.clips import Clip, ClipProcessor, Event
+from serve.problems import BusyError
 from serve.settings import ServeSettings
 from tests.dashboard.filled import fill
 from tests.serve.small import flow_config
 from tests.videos import write_audio, write_video
+
+HERE = "http://127.0.0.1"
 
 
 def _make_settings(folder: Path, **overrides: Any) -> ServeSettings:
@@ -37,7 +40,7 @@ def _make_client(settings: ServeSettings, *events: Event) -> tuple[TestClient, l
         finally:
             clip.path.unlink()
 
-    return TestClient(make_api(said, settings)), clips
+    return TestClient(make_api(said, settings), base_url=HERE), clips
 
 
 def _problem(response: Any, status: int) -> str:
@@ -84,7 +87,7 @@ def test_a_full_queue_is_503_with_retry_after(tmp_path):
         raise BusyError
         yield {}
 
-    answer = TestClient(make_api(busy, settings)).post("/v1/clips", files={"file": ("b.mp4", b"1")})
+    answer = TestClient(make_api(busy, settings), base_url=HERE).post("/v1/clips", files={"file": ("b.mp4", b"1")})
     _problem(answer, 503)
     assert int(answer.headers["retry-after"]) > 0
     assert not _left(settings)
