@@ -17,12 +17,12 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from flows.config import PlanSettings
+from flows.config import DetectSettings, PlanSettings
 from flows.media import Decoder, find_videos, open_video
 from flows.probe import Monotonic, counts_decode_time, in_ns, probe
 from flows.schema import NS, Chunk, Frame, ImageArray, Video
 
-__all__ = ["FrameReader", "find_videos", "plan_chunks", "probe", "read_frames"]
+__all__ = ["FrameReader", "Keyframes", "find_videos", "keyframe_interval", "plan_chunks", "probe", "read_frames"]
 
 _BACK_S = (0, 1, 4, 16, 64, 256)
 """How far before its start a chunk's keyframe is looked for, in seconds, before decoding from the file's start."""
@@ -51,6 +51,31 @@ def plan_chunks(video: Video, plan: PlanSettings, settings_hash: str) -> list[Ch
         Chunk(video, index, start_ns, end_ns, overlap_ns, settings_hash)
         for index, (start_ns, end_ns) in enumerate(zip(starts, ends, strict=True))
     ]
+
+
+def keyframe_interval(settings: DetectSettings, fps: float) -> int:
+    """Frames from keyframe to keyframe."""
+    if settings.detect_every_seconds is not None:
+        return max(1, round(settings.detect_every_seconds * fps))
+    return settings.detect_every
+
+
+class Keyframes:
+    """Chooses keyframes: the first frame, and every one that enters a new interval of `every` frames.
+
+    Intervals are counted from the video's beginning, so that neighbouring chunks agree on the frames they share.
+    Called with each frame's number and time, in order.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._previous: int | None = None
+
+    def __call__(self, number: int, pts_ns: int) -> bool:
+        del pts_ns
+        chosen = self._previous is None or number // self._every != self._previous // self._every
+        self._previous = number
+        return chosen
 
 
 def read_frames(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterable, Sequence
+from copy import copy
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,16 @@ class Detector:
         )
         self._image_size = settings.image_size or _trained_size(self._model)
 
+    def adapted(self, settings: DetectSettings) -> Detector:
+        """The same model with other classes and confidences.
+
+        Raises:
+            UnknownClassError: A class name that the model does not know.
+        """
+        other = copy(self)
+        other._settings, other._class_ids = settings, _class_ids(self.class_names, settings.classes)
+        return other
+
     def __call__(self, images_rgb: list[ImageArray]) -> list[sv.Detections]:
         return [found for _, part in self._batches.run(images_rgb, self._infer) for found in part]
 
@@ -93,31 +104,6 @@ def _trained_size(model: object) -> int | None:
     """Input size (long side) a checkpoint was trained with; ultralytics would fall back to 640."""
     size = getattr(model, "overrides", {}).get("imgsz")
     return max(size) if isinstance(size, (list, tuple)) else size
-
-
-def keyframe_interval(settings: DetectSettings, fps: float) -> int:
-    """Frames from keyframe to keyframe."""
-    if settings.detect_every_seconds is not None:
-        return max(1, round(settings.detect_every_seconds * fps))
-    return settings.detect_every
-
-
-class Keyframes:
-    """Chooses keyframes: the first frame, and every one that enters a new interval of `every` frames.
-
-    Intervals are counted from the video's beginning, so that neighbouring chunks agree on the frames they share.
-    Called with each frame's number and time, in order.
-    """
-
-    def __init__(self, every: int) -> None:
-        self._every = every
-        self._previous: int | None = None
-
-    def __call__(self, number: int, pts_ns: int) -> bool:
-        del pts_ns
-        chosen = self._previous is None or number // self._every != self._previous // self._every
-        self._previous = number
-        return chosen
 
 
 def detect_frames(frames: Iterable[Frame], detector: Detector, batch: int) -> pa.Table:

@@ -18,7 +18,7 @@ from flows.decode import plan_chunks, probe
 from flows.errors import SightflowError, VideoError
 from flows.media import find_videos, is_url
 from flows.models import model_hash, resolve
-from flows.schema import Chunk, ChunkState
+from flows.schema import Chunk, ChunkState, Video
 from flows.store import Store
 
 _Item = TypeVar("_Item")
@@ -99,6 +99,24 @@ def plan_run(
         from flows.detect import Detector
 
         Detector(settings.detect, "cpu")
+    def probed() -> Iterator[Video]:
+        for uri in uris:
+            try:
+                _check_settled(uri, settle_s)
+                yield probe(uri, source_id, start_time)
+            except SightflowError as error:
+                summary.rejected += 1
+                summary.tell(uri, str(error))
+                store.reject(uri, source_id or PurePath(uri).stem, str(error))
+
+    summary, chunks = plan_videos(probed(), settings, store, command=command, retry_failed=retry_failed)
+    return summary, chunks
+
+
+def plan_videos(
+    videos: Iterable[Video], settings: Settings, store: Store, *, command: str = "", retry_failed: bool = False
+) -> tuple[RunSummary, Iterator[Chunk]]:
+    """The same for videos that somebody has probed."""
     key = ":".join(
         [
             settings.result_hash(),
@@ -112,15 +130,7 @@ def plan_run(
     store.add_run(summary.run_id, command, shown.model_dump_json())
 
     def plan() -> Iterator[Chunk]:
-        for uri in uris:
-            try:
-                _check_settled(uri, settle_s)
-                video = probe(uri, source_id, start_time)
-            except SightflowError as error:
-                summary.rejected += 1
-                summary.tell(uri, str(error))
-                store.reject(uri, source_id or PurePath(uri).stem, str(error))
-                continue
+        for video in videos:
             store.add_video(video)
             # World times are stored, so the same video with another start time is other work.
             chunks = plan_chunks(video, settings.plan, f"{key}:{video.start_time.isoformat()}")

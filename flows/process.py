@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import cv2
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import supervision as sv
@@ -19,8 +21,8 @@ import torch
 
 from flows.ahead import ahead
 from flows.config import Settings
-from flows.decode import FrameReader
-from flows.detect import Detector, Keyframes, detect_frames, from_table, keyframe_interval
+from flows.decode import FrameReader, Keyframes, keyframe_interval
+from flows.detect import Detector, detect_frames, from_table
 from flows.errors import SightflowError
 from flows.schema import DETECTIONS, Chunk, ChunkResult, Frame
 from flows.segment import VideoSegmenter, load_segmenter
@@ -31,6 +33,9 @@ _log = logging.getLogger(__name__)
 # Frames that decoding is ahead of preparing, and preparing of the tracker, each in a thread of its own: enough to hide
 # a slow packet, few enough that 4K frames (25 MB) stay cheap.
 _AHEAD = 2
+
+Read = Callable[..., Any]
+"""Takes what `FrameReader` takes; gives an iterable of frames that has its `counters`."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,25 @@ class Detected:
 class DetectChunk:
     """Runs the detector on a chunk's keyframes.
 
+    Args:
+        settings: Of the run.
+        device: Default: the GPU this process was given, else the CPU.
+        threads: Of this process; default: what torch takes.
+        read: Reads a chunk's frames, as `FrameReader` does.
+
+    Attributes:
+        settings: As given.
+
     Raises:
         ModelError, UnknownClassError: When made, if the detector cannot be loaded.
     """
 
-    def __init__(self, settings: Settings, device: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, settings: Settings, device: str | None = None, threads: int | None = None, read: Read = FrameReader
+    ) -> None:
         device = prepare_device(device, threads)
-        self._settings = settings
+        self._read = read
+        self.settings = settings
         self._threads = threads or 0
         self._detector = Detector(settings.detect, device)
 
@@ -62,14 +79,28 @@ class DetectChunk:
         started = time.monotonic()
 
         def detect() -> Detected:
-            every = keyframe_interval(self._settings.detect, chunk.video.fps)
-            frames = FrameReader(
+            every = keyframe_interval(self.settings.detect, chunk.video.fps)
+            frames = self._read(
                 chunk.video, chunk.start_ns, chunk.seen_until_ns, only=Keyframes(every), threads=self._threads
             )
-            table = detect_frames(frames, self._detector, self._settings.detect.batch)
+            table = detect_frames(frames, self._detector, self.settings.detect.batch)
             return Detected(chunk, table, {"detect": time.monotonic() - started})
 
         return _guarded(detect, lambda error, kind: Detected(chunk, DETECTIONS.empty_table(), {}, error, kind))
+
+    def warm_up(self) -> None:
+        """Run the detector on an empty picture: what it loads at its first use is loaded, or shown broken."""
+        self._detector([np.zeros((64, 64, 3), np.uint8)])
+
+    def adapted(self, settings: Settings) -> DetectChunk:
+        """The same model under other settings: classes and keyframes.
+
+        Raises:
+            UnknownClassError: A class that the model does not know.
+        """
+        other = copy(self)
+        other.settings, other._detector = settings, self._detector.adapted(settings.detect)
+        return other
 
 
 class TrackChunk:
@@ -77,11 +108,17 @@ class TrackChunk:
 
     It holds a detector of its own, loaded when the first object drifts, to look at frames that are no keyframes.
 
+    Args:
+        settings, device, threads, read: As `DetectChunk`'s.
+
     Raises:
         ModelError: When made, if the segmenter cannot be loaded.
     """
 
-    def __init__(self, settings: Settings, device: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, settings: Settings, device: str | None = None, threads: int | None = None, read: Read = FrameReader
+    ) -> None:
+        self._read = read
         self._device = prepare_device(device, threads)
         self._settings = settings
         self._threads = threads or 0
@@ -107,12 +144,19 @@ class TrackChunk:
         )
         return result.with_timing(**detected.timings_s, track=time.monotonic() - started)
 
+    def adapted(self, settings: Settings) -> TrackChunk:
+        """The same segmenter under other settings of detection and tracking."""
+        other = copy(self)
+        other._settings = settings
+        other._detector = self._detector and self._detector.adapted(settings.detect)
+        return other
+
     def _track(self, detected: Detected, on_frame: Callable[[Frame], None] | None) -> ChunkResult:
         chunk = detected.chunk
         segmenter = VideoSegmenter(self._segmenter, self._settings.segment, chunk.video.height_px, chunk.video.width_px)
         every = keyframe_interval(self._settings.detect, chunk.video.fps)
         tracker = ChunkTracker(chunk, segmenter, self._settings, every, self._redetect)
-        reader = FrameReader(chunk.video, chunk.start_ns, chunk.seen_until_ns, threads=self._threads)
+        reader = self._read(chunk.video, chunk.start_ns, chunk.seen_until_ns, threads=self._threads)
         decoded = _Timed(reader)
         frames = _Timed(ahead(segmenter.preparing(ahead(decoded, _AHEAD)), _AHEAD))
         started = time.monotonic()
