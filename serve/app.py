@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from flows.errors import ConfigError
 from serve.api import make_api
 from serve.clips import Clip, ClipProcessor, Event
-from serve.problems import BusyError
+from serve.problems import BusyError, NotReadyError
 from serve.settings import ServeSettings
 
 
@@ -32,6 +32,10 @@ class ClipWorker:
         async for event in self._processor.events(clip):
             yield event
 
+    async def check_health(self) -> None:
+        """Ray Serve replaces a replica whose model or store fails here."""
+        await asyncio.to_thread(self._processor.check)
+
 
 @ray_serve.deployment
 @ray_serve.ingress()
@@ -43,7 +47,19 @@ class Api:
         self._settings = settings
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_api(self._events, self._settings)
+        return make_api(self._events, self._settings, self._ready)
+
+    async def _ready(self) -> None:
+        """Raise where no worker runs and is well, which Ray Serve knows from their `check_health`."""
+        status = await asyncio.to_thread(ray_serve.status)
+        workers = [
+            sum(n for state, n in deployment.replica_states.items() if state == "RUNNING")
+            for application in status.applications.values()
+            for name, deployment in application.deployments.items()
+            if name == ClipWorker.name
+        ]
+        if not sum(workers):
+            raise NotReadyError("no worker is well yet; its log says what it waits for")
 
     async def _events(self, clip: Clip) -> AsyncGenerator[Event, None]:
         stream = self._workers.events.remote(clip)

@@ -9,24 +9,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from flows.config import Settings
-from flows.errors import ModelError, SightflowError, StoreError, VideoError
+from flows.errors import SightflowError, VideoError
 from flows.events import recompute_events
 from flows.locate import locate_stored
-from flows.plan import plan_run
-from flows.probe import probe
+from flows.plan import plan_videos
 from flows.process import DetectChunk, TrackChunk
 from flows.schema import NS, Chunk, ChunkResult, ChunkState, Frame, Video
 from flows.stitch import stitch_source
 from flows.store import Store, open_store
+from serve.decoder import DecoderProcess, Limits
+from serve.problems import kind_of
 from serve.settings import ServeSettings
 
 _log = logging.getLogger(__name__)
@@ -44,12 +46,28 @@ class Clip:
         name: What the sender called it, stored as the video's address.
         source_id: Camera it comes from.
         store: Whether to keep the results.
+        start_time: World time of the first frame; default: what the file says.
+        classes: To track; default: those of the settings.
+        detect_every: Frames from keyframe to keyframe; default: that of the settings.
     """
 
     path: Path
     name: str
     source_id: str
     store: bool = True
+    start_time: datetime | None = None
+    classes: tuple[str, ...] = ()
+    detect_every: int | None = None
+
+    @property
+    def own_store(self) -> Path:
+        """Where results lie that nobody keeps."""
+        return self.path.with_name(self.path.name + ".store")
+
+    def discard(self) -> None:
+        """Remove all that was made for this clip; its sender's side and the worker's both do, lest one of them dies."""
+        self.path.unlink(missing_ok=True)
+        shutil.rmtree(self.own_store, ignore_errors=True)
 
 
 class _CancelledError(BaseException):
@@ -64,10 +82,28 @@ class ClipProcessor:
     """
 
     def __init__(self, settings: ServeSettings) -> None:
-        self._limits = settings
         self._settings = Settings.load(settings.config, {"store": {"url": settings.store}})
-        self._detect = DetectChunk(self._settings, threads=settings.torch_threads)
-        self._track = TrackChunk(self._settings, threads=settings.torch_threads)
+        limits = Limits(settings.max_clip_seconds, settings.max_clip_frames, settings.max_clip_side_px)
+        self._decoder = DecoderProcess(limits)
+        threads, read = settings.torch_threads, self._decoder.reader
+        self._detect = DetectChunk(self._settings, threads=threads, read=read)
+        self._track = TrackChunk(self._settings, threads=threads, read=read)
+        self._detect.warm_up()
+        self._working = threading.Lock()
+
+    def check(self) -> None:
+        """Raise where the model does not work or the store cannot be read; a processor at work is taken to be well."""
+        if self._working.acquire(blocking=False):
+            try:
+                self._detect.warm_up()
+            finally:
+                self._working.release()
+        with open_store(self._settings.store.url) as store:
+            store.query("select count(*) as n from sources")
+
+    def close(self) -> None:
+        """End the decoder."""
+        self._decoder.close()
 
     async def events(self, clip: Clip) -> AsyncGenerator[Event, None]:
         """Process a clip in a thread; closing the iterator stops the work at the next frame."""
@@ -94,9 +130,9 @@ class ClipProcessor:
 
     def process(self, clip: Clip, emit: Callable[[Event], None], cancelled: threading.Event) -> None:
         """Process a clip; the last event is `done` or `error`, unless it was cancelled. Never raises."""
-        kept = None if clip.store else tempfile.mkdtemp(prefix="sightflow-", dir=self._limits.uploads)
         try:
-            with open_store(self._settings.store.url if kept is None else kept) as store:
+            url = self._settings.store.url if clip.store else str(clip.own_store)
+            with self._working, open_store(url) as store:
                 self._process(clip, store, emit, cancelled)
             emit({"event": "done"})
         except _CancelledError:
@@ -108,45 +144,37 @@ class ClipProcessor:
             _log.exception("clip %s", clip.name)
             emit(error_event(error, "an unexpected error; the server's log has the details"))
         finally:
-            clip.path.unlink(missing_ok=True)
-            if kept is not None:
-                shutil.rmtree(kept, ignore_errors=True)
+            clip.discard()
 
     def _process(self, clip: Clip, store: Store, emit: Callable[[Event], None], cancelled: threading.Event) -> None:
         started = time.monotonic()
-        video = probe(str(clip.path), clip.source_id)
-        if video.duration_s > self._limits.max_clip_seconds:
-            raise VideoError(
-                f"{clip.name} is {video.duration_s:.1f} s long; expected at most "
-                f"{self._limits.max_clip_seconds:g} s: use `sightflow run` for longer videos"
-            )
-        summary, plan = plan_run(
-            [video.uri], self._settings, store, source_id=clip.source_id, command="serve", retry_failed=True, settle_s=0
-        )
+        detect, track = self._steps(clip)
+        video = self._decoder.probe(str(clip.path), clip.source_id, clip.start_time)
+        summary, plan = plan_videos([video], detect.settings, store, command="serve", retry_failed=True)
         todo = list(plan)
         # Under the name its sender knows: the file is gone when the clip is through.
         store.add_video(replace(video, uri=clip.name))
         emit({"event": "accepted", "chunks": summary.planned, **_described(video, clip)})
+        told = _Tracks(store, video.video_id, emit)
         for number, chunk in enumerate(todo, start=1):
+            progress = _Progress(emit, cancelled, chunk, number, len(todo))
             if store.begin(chunk, self._settings.store.max_attempts):
-                self._run_chunk(chunk, store, _Progress(emit, cancelled, chunk, number, len(todo)))
-        failed = [
-            row
-            for row in store.ledger([chunk.chunk_id for chunk in todo]).to_pylist()
-            if row["state"] == ChunkState.FAILED
-        ]
+                self._run_chunk(chunk, store, detect, track, progress)
+            if number < len(todo):
+                stitch_source(store, clip.source_id, self._settings.stitch)
+                # What ended longer ago than a gap may last is joined to nothing any more.
+                told.tell(chunk.end_ns - round(self._settings.stitch.max_gap_seconds * NS))
+        ended = store.ledger([chunk.chunk_id for chunk in todo]).to_pylist()
+        failed = [row for row in ended if row["state"] == ChunkState.FAILED]
         if failed:
             raise VideoError(failed[0]["error"])
         stitch_source(store, clip.source_id, self._settings.stitch)
         recompute_events(store, clip.source_id, self._settings.events, self._settings.georeference)
-        tracks = _tracks(store, video.video_id)
-        for track in tracks:
-            emit({"event": "track", **track})
-        classes = [track["class_name"] for track in tracks]
+        told.tell()
         emit(
             {
                 "event": "summary",
-                "tracks": {name: classes.count(name) for name in sorted(set(classes))},
+                "tracks": told.counts(),
                 "chunks": summary.planned,
                 "chunks_done_before": summary.skipped,
                 "wall_s": round(time.monotonic() - started, 3),
@@ -154,10 +182,20 @@ class ClipProcessor:
             }
         )
 
-    def _run_chunk(self, chunk: Chunk, store: Store, report: _Progress) -> None:
+    def _steps(self, clip: Clip) -> tuple[DetectChunk, TrackChunk]:
+        """The warm steps, under what the sender asks for."""
+        asked = {"classes": clip.classes or None, "detect_every": clip.detect_every}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        if not asked:
+            return self._detect, self._track
+        detect = self._settings.detect.model_copy(update=asked)
+        settings = self._settings.model_copy(update={"detect": detect})
+        return self._detect.adapted(settings), self._track.adapted(settings)
+
+    def _run_chunk(self, chunk: Chunk, store: Store, detect: DetectChunk, track: TrackChunk, report: _Progress) -> None:
         try:
             report("detect", 0.0)
-            result = self._track(self._detect(chunk), report.on_frame)
+            result = track(detect(chunk), report.on_frame)
         except _CancelledError:
             store.commit(ChunkResult.failed(chunk, "the client left before the clip was through"))
             raise
@@ -193,18 +231,33 @@ class _Progress:
 
 def error_event(error: Exception, detail: str) -> Event:
     """The last event of a clip that could not be processed."""
-    if isinstance(error, StoreError):
-        status, title = 503, "The store cannot be used"
-    elif isinstance(error, ModelError) or not isinstance(error, SightflowError):
-        status, title = 500, "The clip could not be processed"
-    else:
-        status, title = 422, "The clip cannot be processed"
+    status, title = kind_of(error)
     return {"event": "error", "status": status, "title": title, "detail": detail}
 
 
 def _described(video: Video, clip: Clip) -> Event:
     fields = {name: getattr(video, name) for name in ("duration_s", "width_px", "height_px", "fps", "codec")}
     return {"video_id": video.video_id, "source_id": clip.source_id, "name": clip.name, **fields}
+
+
+class _Tracks:
+    """Tells each track of a video once."""
+
+    def __init__(self, store: Store, video_id: str, emit: Callable[[Event], None]) -> None:
+        self._store, self._video_id, self._emit = store, video_id, emit
+        self._told: dict[str, str] = {}
+
+    def tell(self, until_ns: int | None = None) -> None:
+        """Those that have ended before a time of the video, or all."""
+        for track in _tracks(self._store, self._video_id):
+            ended = until_ns is None or track["end_s"] * NS < until_ns
+            if ended and track["track_id"] not in self._told:
+                self._told[track["track_id"]] = track["class_name"]
+                self._emit({"event": "track", **track})
+
+    def counts(self) -> dict[str, int]:
+        """Tracks by class."""
+        return dict(sorted(Counter(self._told.values()).items()))
 
 
 def _tracks(store: Store, video_id: str) -> list[Event]:

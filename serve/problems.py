@@ -21,6 +21,10 @@ class BusyError(Exception):
     """Every worker is taken and the queue is full."""
 
 
+class NotReadyError(SightflowError):
+    """No worker is well."""
+
+
 class TooLargeError(SightflowError):
     """A clip with more bytes than the endpoint takes."""
 
@@ -51,6 +55,7 @@ _KINDS: tuple[tuple[type[Exception], int, str], ...] = (
     (NotVideoError, 415, "Not a video"),
     (NotFoundError, 404, "Not found"),
     (ForbiddenError, 403, "Not allowed"),
+    (NotReadyError, 503, "Not ready"),
     (StoreError, 503, "The store cannot be used"),
     (ModelError, 500, "The models cannot be used"),
     (ReportError, 422, "Unusable parameters"),

@@ -39,6 +39,10 @@ class ServeSettings(BaseSettings):
     """Longest side of a clip's frames: 4K, the DCI one included."""
     uploads: Path = Path(tempfile.gettempdir())
     """Where clips lie while they are processed; a shared folder where replicas run on several machines."""
+    archives: tuple[str, ...] = ()
+    """Folders and addresses (`s3://bucket/`) whose videos jobs may process; by default none."""
+    job_address: str | None = None
+    """Address of the Ray dashboard (`http://head:8265`) that runs jobs; default: processes of this machine."""
     allow_private_urls: bool = False
     """Whether clips may be fetched from private, loopback and link-local addresses."""
     torch_threads: int | None = Field(None, ge=1)

@@ -1,5 +1,5 @@
-import asyncio
 import json
+import socket
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from datetime import UTC, datetime
@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from flows.store import open_store
+from flows.errors import UsageError
+from serve import fetch
 from serve.api import make_api
-from serve.clips import Clip, ClipProcessor, Event
-from serve.problems import BusyError
+from serve.clips import Clip, Event
+from serve.problems import BusyError, NotReadyError
 from serve.settings import ServeSettings
-from tests.dashboard.filled import fill
-from tests.serve.small import flow_config
-from tests.videos import write_audio, write_video
 
 HERE = "http://127.0.0.1"
+# How an mp4 begins, and no more.
+VIDEO = b"\0\0\0\x18ftypisom"
 
 
 def _make_settings(folder: Path, **overrides: Any) -> ServeSettings:
@@ -38,7 +38,7 @@ def _make_client(settings: ServeSettings, *events: Event) -> tuple[TestClient, l
             for event in events:
                 yield event
         finally:
-            clip.path.unlink()
+            clip.discard()
 
     return TestClient(make_api(said, settings), base_url=HERE), clips
 
@@ -58,7 +58,7 @@ def _left(settings: ServeSettings) -> list[Path]:
 def test_an_upload_becomes_a_stream_of_lines(tmp_path):
     settings = _make_settings(tmp_path)
     client, clips = _make_client(settings, {"event": "accepted"}, {"event": "done"})
-    answer = client.post("/v1/clips?source=gate&store=false", files={"file": ("a/b.mp4", b"12345")})
+    answer = client.post("/v1/clips?source=gate&store=false", files={"file": ("a/b.mp4", VIDEO)})
     assert answer.headers["content-type"].startswith("application/x-ndjson")
     assert [json.loads(line)["event"] for line in answer.text.splitlines()] == ["accepted", "done"]
     (clip,) = clips
@@ -69,7 +69,7 @@ def test_an_upload_becomes_a_stream_of_lines(tmp_path):
 def test_clips_without_a_source_are_told_apart_by_content(tmp_path):
     client, clips = _make_client(_make_settings(tmp_path), {"event": "done"})
     for content in (b"one", b"two", b"one"):
-        client.post("/v1/clips", files={"file": ("clip.mp4", content)})
+        client.post("/v1/clips", files={"file": ("clip.mp4", VIDEO + content)})
     first, second, third = (clip.source_id for clip in clips)
     assert first == third != second
 
@@ -77,7 +77,7 @@ def test_clips_without_a_source_are_told_apart_by_content(tmp_path):
 def test_an_error_before_the_first_event_is_a_problem(tmp_path):
     error = {"event": "error", "status": 422, "title": "No", "detail": "b.mp4: not a video"}
     client, _ = _make_client(_make_settings(tmp_path), error)
-    assert _problem(client.post("/v1/clips", files={"file": ("b.mp4", b"1")}), 422) == "b.mp4: not a video"
+    assert _problem(client.post("/v1/clips", files={"file": ("b.mp4", VIDEO)}), 422) == "b.mp4: not a video"
 
 
 def test_a_full_queue_is_503_with_retry_after(tmp_path):
@@ -87,7 +87,7 @@ def test_a_full_queue_is_503_with_retry_after(tmp_path):
         raise BusyError
         yield {}
 
-    answer = TestClient(make_api(busy, settings), base_url=HERE).post("/v1/clips", files={"file": ("b.mp4", b"1")})
+    answer = TestClient(make_api(busy, settings), base_url=HERE).post("/v1/clips", files={"file": ("b.mp4", VIDEO)})
     _problem(answer, 503)
     assert int(answer.headers["retry-after"]) > 0
     assert not _left(settings)
@@ -97,7 +97,7 @@ def test_a_full_queue_is_503_with_retry_after(tmp_path):
 def test_a_large_upload_is_refused_while_it_arrives(tmp_path, chunked):
     settings = _make_settings(tmp_path, max_clip_mb=0.1)
     client, clips = _make_client(settings, {"event": "done"})
-    body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n' + b"0" * 400_000
+    body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n' + VIDEO + b"0" * 400_000
     taken = 0
 
     def pieces() -> Iterator[bytes]:
@@ -113,12 +113,22 @@ def test_a_large_upload_is_refused_while_it_arrives(tmp_path, chunked):
     assert not _left(settings)
 
 
+CUT_OFF = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n' + VIDEO
+
+
 @pytest.mark.parametrize(
     ("request_", "status", "message"),
     [
         ({"content": b"video", "headers": {"Content-Type": "video/mp4"}}, 415, "got video/mp4"),
         ({"data": {"file": "text"}, "files": {"other": b""}}, 422, "multipart field `file`"),
-        ({"content": b"--", "headers": {"Content-Type": "multipart/form-data"}}, 400, "boundary"),
+        ({"content": b"--", "headers": {"Content-Type": "multipart/form-data"}}, 422, "boundary"),
+        ({"content": b"hm", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 422, "multipart"),
+        ({"content": CUT_OFF, "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 422, "cut off"),
+        ({"files": [("file", ("a.mp4", VIDEO)), ("file", ("b.mp4", VIDEO))]}, 422, "second field"),
+        ({"files": {"file": ("letter.mp4", b"Dear Sir")}}, 415, "letter.mp4: expected a video file"),
+        ({"files": {"file": ("list.mp4", b"#EXTM3U\n" + 500 * b"/etc/passwd\n")}}, 415, "#EXTM3U"),
+        ({"files": {"file": ("list.mp4", b"ffconcat version 1.0\nfile /etc/passwd")}}, 415, "ffconcat"),
+        ({"files": {"file": ("nothing.mp4", b"")}}, 415, "is empty"),
         ({"json": ["url"]}, 422, "expected a JSON object"),
         ({"json": {"url": "file:///etc/passwd"}}, 422, "expected an http:// or https:// address"),
         ({"json": {"url": "http://"}}, 422, "with a host"),
@@ -128,21 +138,27 @@ def test_a_large_upload_is_refused_while_it_arrives(tmp_path, chunked):
     ],
 )
 def test_unusable_requests_say_what_was_expected(tmp_path, request_, status, message):
-    client, clips = _make_client(_make_settings(tmp_path), {"event": "done"})
+    settings = _make_settings(tmp_path)
+    client, clips = _make_client(settings, {"event": "done"})
     assert message in _problem(client.post("/v1/clips", **request_), status)
     assert not clips
+    assert not _left(settings)
 
 
 class _Files(BaseHTTPRequestHandler):
+    """Answers `/clip...` with a file, `/to/<address>` with the way there, `/round` with itself."""
+
     def do_GET(self) -> None:
-        if self.path == "/moved":
+        if self.path.startswith(("/to/", "/round")):
             self.send_response(302)
-            self.send_header("Location", "http://169.254.169.254/")
+            self.send_header("Location", self.path.removeprefix("/to/"))
             self.end_headers()
             return
         self.send_response(200 if self.path.startswith("/clip") else 404)
+        if self.path == "/clip-cut-off":
+            self.send_header("Content-Length", "1000000")
         self.end_headers()
-        self.wfile.write(b"0" * 200_000)
+        self.wfile.write(VIDEO + b"0" * 200_000)
 
     def log_message(self, *args: object) -> None:
         pass
@@ -164,91 +180,117 @@ def test_a_clip_is_fetched_where_that_is_allowed(tmp_path, file_server):
     client, clips = _make_client(settings, {"event": "done"})
     assert client.post("/v1/clips", json={"url": f"{file_server}/clip%20a.mp4?x=1"}).status_code == 200
     assert clips[0].name == "clip a.mp4"
-    assert "redirects to" in _problem(client.post("/v1/clips", json={"url": f"{file_server}/moved"}), 422)
+    assert client.post("/v1/clips", json={"url": f"{file_server}/to//to//clip-b.mp4"}).status_code == 200
+    assert "more than 5" in _problem(client.post("/v1/clips", json={"url": f"{file_server}/round"}), 422)
+    assert "before its end" in _problem(client.post("/v1/clips", json={"url": f"{file_server}/clip-cut-off"}), 422)
     assert "answers 404" in _problem(client.post("/v1/clips", json={"url": f"{file_server}/nothing"}), 422)
     small, _ = _make_client(_make_settings(tmp_path, allow_private_urls=True, max_clip_mb=0.1), {"event": "done"})
     _problem(small.post("/v1/clips", json={"url": f"{file_server}/clip"}), 413)
     assert not _left(settings)
 
 
-def test_reports_and_tracks_come_from_the_store(tmp_path):
+def test_redirects_and_names_that_lead_inside_are_refused(tmp_path, file_server, monkeypatch):
+    """The first answer is public and the second is not, be it a redirect's or that of a name asked for twice."""
+    answers = []
+
+    def looked_up(host: str, port: int, *rest: Any, **named: Any) -> list[Any]:
+        if host == "127.0.0.1":
+            return look_up(host, port, *rest, **named)
+        answers.append(host)
+        # What is asked for first stands for a public server; it is this machine's, reached by its real address.
+        return [(2, 1, 6, "", ("203.0.113.7" if host == "169.254.169.254" else "8.8.8.8", port))]
+
+    def connected(address: tuple[str, int], timeout: float) -> socket.socket:
+        assert address[0] == "8.8.8.8"
+        return real(("127.0.0.1", address[1]), timeout)
+
+    real, look_up = socket.create_connection, socket.getaddrinfo
+    monkeypatch.setattr(fetch.socket, "getaddrinfo", looked_up)
+    monkeypatch.setattr(fetch.socket, "create_connection", connected)
     settings = _make_settings(tmp_path)
-    with open_store(settings.store) as store:
-        fill(store)
-    client, _ = _make_client(settings)
-    assert client.get("/healthz").json() == {"status": "ok"}
-    rows = client.get("/v1/reports/counts", params={"source": "gate"}).json()["rows"]
-    assert {row["class_name"]: row["tracks"] for row in rows} == {"person": 3, "vehicle": 1}
-    page = client.get("/v1/tracks", params={"class": "person", "limit": 4}).json()
-    assert (len(page["tracks"]), page["total"], page["next_offset"]) == (4, 6, 4)
-    assert datetime.fromisoformat(page["tracks"][0]["t0"]) == datetime(2026, 3, 1, 8, tzinfo=UTC)
-    assert client.get("/v1/tracks", params={"class": "person", "offset": 4}).json()["next_offset"] is None
-    assert "there are counts" in _problem(client.get("/v1/reports/none"), 404)
-    assert "no source" in _problem(client.get("/v1/reports/counts", params={"source": "roof"}), 422)
-    assert "limit" in _problem(client.get("/v1/tracks", params={"limit": 0}), 422)
+    port = file_server.rpartition(":")[2]
+    clip = fetch.fetch_url(f"http://videos.example:{port}/clip.mp4", settings)
+    clip.discard()
+    assert answers == ["videos.example"]  # asked once, connected to what was checked
+    with pytest.raises(UsageError, match="private network"):
+        fetch.fetch_url(f"http://videos.example:{port}/to/http://169.254.169.254/", settings)
+    assert not _left(settings)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "10.0.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "::"),
+        *("::1", "fe80::1%eth0", "fd00::1", "ff02::1", "::ffff:127.0.0.1", "2002:7f00:1::", "64:ff9b::a9fe:a9fe"),
+    ],
+)
+def test_addresses_that_are_not_of_the_open_internet(address):
+    assert not fetch._is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_addresses_of_the_open_internet(address):
+    assert fetch._is_public(address)
+
+
+def test_one_document_instead_of_a_stream(tmp_path):
+    said = ({"event": "accepted", "name": "b"}, {"event": "progress"}, {"event": "track", "track_id": "1"})
+    ask = {"files": {"file": ("b.mp4", VIDEO)}, "headers": {"Accept": "application/json"}}
+    client, _ = _make_client(_make_settings(tmp_path), *said, {"event": "summary", "chunks": 1}, {"event": "done"})
+    document = client.post("/v1/clips", **ask).json()
+    assert document == {"accepted": {"name": "b"}, "tracks": [{"track_id": "1"}], "summary": {"chunks": 1}}
+    client, _ = _make_client(
+        _make_settings(tmp_path), *said, {"event": "error", "status": 422, "title": "", "detail": "no"}
+    )
+    assert _problem(client.post("/v1/clips", **ask), 422) == "no"
+    client, _ = _make_client(_make_settings(tmp_path), *said)
+    assert "died" in _problem(client.post("/v1/clips", **ask), 502)
+
+
+def test_options_reach_the_worker(tmp_path):
+    client, clips = _make_client(_make_settings(tmp_path), {"event": "done"})
+    options = {"classes": "person, vehicle", "detect_every": 7, "start_time": "2026-05-01T08:00:00"}
+    client.post("/v1/clips", params=options, files={"file": ("b.mp4", VIDEO)})
+    (clip,) = clips
+    assert (clip.classes, clip.detect_every) == (("person", "vehicle"), 7)
+    assert clip.start_time == datetime(2026, 5, 1, 8, tzinfo=UTC)
+    assert "detect_every" in _problem(client.post("/v1/clips?detect_every=0"), 422)
+    assert "sorce" in _problem(client.post("/v1/clips?sorce=gate"), 422)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/nothing", 404), ("GET", "/", 404), ("PUT", "/v1/clips", 405), ("POST", "/v1/tracks", 405)],
+)
+def test_what_is_not_there_is_a_problem_as_well(tmp_path, method, path, status):
+    client, _ = _make_client(_make_settings(tmp_path))
+    answer = client.request(method, path)
+    _problem(answer, status)
+    assert status != 405 or answer.headers["allow"]
+
+
+def test_whatever_breaks_is_a_problem_that_tells_nothing(tmp_path):
+    async def broken(clip: Clip) -> AsyncGenerator[Event, None]:
+        raise RuntimeError("password=1234")
+        yield {}
+
+    settings = _make_settings(tmp_path)
+    client = TestClient(make_api(broken, settings), base_url=HERE, raise_server_exceptions=False)
+    assert "1234" not in _problem(client.post("/v1/clips", files={"file": ("b.mp4", VIDEO)}), 500)
+    assert not _left(settings)
 
 
 def test_a_broken_store_is_a_problem_document(tmp_path):
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "schema_version").write_text("99\n")
     client, _ = _make_client(_make_settings(tmp_path))
-    assert "99" in _problem(client.get("/healthz"), 503)
+    assert "99" in _problem(client.get("/readyz"), 503)
+    assert client.get("/healthz").json() == {"status": "ok"}
 
 
-@pytest.fixture(scope="module")
-def processor(tmp_path_factory: pytest.TempPathFactory) -> ClipProcessor:
-    """Real, small models."""
-    folder = tmp_path_factory.mktemp("serve")
-    return ClipProcessor(_make_settings(folder, config=flow_config(folder), max_clip_seconds=3, torch_threads=1))
+def test_no_worker_that_is_well_is_a_problem_document(tmp_path):
+    async def none() -> None:
+        raise NotReadyError("no worker")
 
-
-def _processed(processor: ClipProcessor, path: Path, **overrides: Any) -> list[Event]:
-    given = {"path": path, "name": "sent.mp4", "source_id": path.stem, "store": False} | overrides
-    events: list[Event] = []
-    processor.process(Clip(**given), events.append, threading.Event())
-    assert not path.exists()
-    return events
-
-
-def test_a_clip_ends_with_done(processor, tmp_path):
-    events = _processed(processor, write_video(tmp_path / "clip.mp4", frames=12, size=(160, 120)))
-    kinds = [event["event"] for event in events]
-    assert kinds[:2] == ["accepted", "progress"]
-    assert kinds[-2:] == ["summary", "done"]
-    assert events[0]["name"] == "sent.mp4"
-    assert events[-2]["chunks"] == 1
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda path: path.write_bytes(b"Dear Sir"), "sent.mp4"),
-        (lambda path: path.write_bytes(b""), "sent.mp4"),
-        (write_audio, "sent.mp4"),
-        (lambda path: write_video(path, frames=100, fps=25), "at most 3 s"),
-    ],
-)
-def test_a_clip_that_cannot_be_processed_says_so_first(processor, tmp_path, make, message):
-    path = tmp_path / "clip.mp4"
-    make(path)
-    (event,) = _processed(processor, path)
-    assert (event["event"], event["status"]) == ("error", 422)
-    assert message in event["detail"]
-    assert str(tmp_path) not in event["detail"]
-
-
-def test_a_client_that_leaves_stops_the_work(processor, tmp_path):
-    clip = Clip(write_video(tmp_path / "clip.mp4", frames=60, size=(160, 120)), "sent.mp4", "leaver", store=False)
-
-    async def leave() -> list[str]:
-        seen = []
-        stream = processor.events(clip)
-        async for event in stream:
-            seen.append(event["event"])
-            if event["event"] == "progress":
-                break
-        await stream.aclose()
-        return seen
-
-    assert asyncio.run(leave()) == ["accepted", "progress"]
-    assert not clip.path.exists()
+    api = make_api(lambda clip: None, _make_settings(tmp_path), none)
+    _problem(TestClient(api, base_url=HERE).get("/readyz"), 503)

@@ -1,0 +1,146 @@
+"""Clips through real models, decoded in a process of their own."""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.schema import ChunkState
+from flows.store import open_store
+from serve.clips import Clip, ClipProcessor, Event
+from serve.settings import ServeSettings
+from tests.serve.small import flow_config
+from tests.videos import write_audio, write_video
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClipProcessor]:
+    """Real, small models."""
+    folder = tmp_path_factory.mktemp("serve")
+    made = ClipProcessor(
+        ServeSettings(
+            store=str(folder / "store"),
+            config=flow_config(folder),
+            max_clip_seconds=3,
+            max_clip_frames=60,
+            max_clip_side_px=640,
+            torch_threads=1,
+        )
+    )
+    yield made
+    made.close()
+
+
+def _processed(processor: ClipProcessor, path: Path, **overrides: Any) -> list[Event]:
+    given = {"path": path, "name": "sent.mp4", "source_id": path.stem, "store": False} | overrides
+    events: list[Event] = []
+    processor.process(Clip(**given), events.append, threading.Event())
+    assert not list(path.parent.iterdir())
+    return events
+
+
+def test_a_clip_ends_with_done_and_leaves_nothing(processor, tmp_path):
+    events = _processed(processor, write_video(tmp_path / "clip.mp4", frames=12, size=(160, 120)))
+    kinds = [event["event"] for event in events]
+    assert kinds[:2] == ["accepted", "progress"]
+    assert kinds[-2:] == ["summary", "done"]
+    assert events[0]["name"] == "sent.mp4"
+    assert events[-2]["chunks"] == 1
+    assert events[-2]["stored"] is False
+
+
+def test_a_processor_knows_whether_it_is_well(processor):
+    processor.check()
+
+
+def _huge(path: Path) -> Path:
+    return write_video(path, frames=2, size=(1280, 64))
+
+
+def _dense(path: Path) -> Path:
+    """More frames than are allowed, in less time than is."""
+    return write_video(path, frames=80, fps=100)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_bytes(b"Dear Sir"), "sent.mp4"),
+        (lambda path: path.write_bytes(b""), "sent.mp4"),
+        (write_audio, "sent.mp4"),
+        (lambda path: write_video(path, frames=100, fps=25), "at most 3 s"),
+        (_huge, "at most 640 a side"),
+    ],
+)
+def test_a_clip_that_cannot_be_processed_says_so_first(processor, tmp_path, make, message):
+    path = tmp_path / "clip.mp4"
+    make(path)
+    (event,) = _processed(processor, path)
+    assert (event["event"], event["status"]) == ("error", 422)
+    assert message in event["detail"]
+    assert str(tmp_path) not in event["detail"]
+
+
+def test_frames_are_counted_while_they_come(processor, tmp_path):
+    events = _processed(processor, _dense(tmp_path / "clip.mp4"))
+    assert events[-1]["status"] == 422
+    assert "at most 3 s and 60 frames" in events[-1]["detail"]
+
+
+def test_the_decoder_may_die(processor, tmp_path):
+    """Killed in the middle of a clip, it fails that clip and no other."""
+    clip = Clip(write_video(tmp_path / "clip.mp4", frames=60, size=(160, 120)), "sent.mp4", "victim", store=False)
+    events: list[Event] = []
+
+    def emit(event: Event) -> None:
+        events.append(event)
+        if event["event"] == "accepted":
+            os.kill(processor._decoder._process.pid, signal.SIGKILL)
+
+    processor.process(clip, emit, threading.Event())
+    assert (events[-1]["event"], events[-1]["status"]) == ("error", 422)
+    assert "broke down" in events[-1]["detail"]
+    after = _processed(processor, write_video(tmp_path / "clip.mp4", frames=12, size=(160, 120)))
+    assert after[-1] == {"event": "done"}
+
+
+def test_classes_and_keyframes_are_the_senders_choice(processor, tmp_path):
+    events = _processed(
+        processor, write_video(tmp_path / "a.mp4", frames=12), classes=("person",), detect_every=3, source_id="a"
+    )
+    assert events[-1] == {"event": "done"}
+    (error,) = _processed(processor, write_video(tmp_path / "b.mp4", frames=12), classes=("persn",))
+    assert error["status"] == 422
+    assert "did you mean 'person'" in error["detail"]
+
+
+def test_what_is_sent_twice_is_worked_on_once(processor, tmp_path):
+    def send() -> Event:
+        path = write_video(tmp_path / "clip.mp4", frames=12)
+        return _processed(processor, path, store=True, source_id="twice")[-2]
+
+    assert (send()["chunks_done_before"], send()["chunks_done_before"]) == (0, 1)
+    with open_store(processor._settings.store.url) as store:
+        assert set(store.ledger()["state"].to_pylist()) == {ChunkState.DONE}
+
+
+def test_a_client_that_leaves_stops_the_work(processor, tmp_path):
+    clip = Clip(write_video(tmp_path / "clip.mp4", frames=60, size=(160, 120)), "sent.mp4", "leaver", store=False)
+
+    async def leave() -> list[str]:
+        seen = []
+        stream = processor.events(clip)
+        async for event in stream:
+            seen.append(event["event"])
+            if event["event"] == "progress":
+                break
+        await stream.aclose()
+        return seen
+
+    assert asyncio.run(leave()) == ["accepted", "progress"]
+    assert not list(tmp_path.iterdir())
