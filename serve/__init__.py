@@ -1,9 +1,16 @@
 """The HTTP endpoint for short clips: the flow's own steps behind Ray Serve.
 
-`clips` processes one clip and says what happens; `fetch` takes a clip in, within limits; `api` is the HTTP surface,
-`keys` who may use it, `problems` what it answers when something is wrong; `app` puts them on Ray Serve, as
-`config.yaml` describes. Modules here write `import ray.serve as ray_serve`: this
-package has the name Ray's documentation imports.
+What happens to a clip, in order:
+
+- `keys`: who may ask
+- `fetch`: from the request, or the address in it, to a file; `arrival`: counted and looked at while it comes
+- `clips`: one clip through the flow's steps, telling what happens; `decoder`: its frames, from a process of their own
+- `streams`: the events as an answer
+
+Besides, `jobs` and `runners` for longer videos, `archive` for what is stored, `problems` for what goes wrong. `api`
+puts these together, `app` puts them on Ray Serve as `config.yaml` describes (its `args` are the `settings`), and
+`client` is the other side. Modules here write `import ray.serve as ray_serve`: Ray's documentation imports a name that
+is this package's.
 """
 
 from __future__ import annotations

@@ -44,8 +44,6 @@ def make_api(events: Events, settings: ServeSettings, ready: Callable[[], Awaita
         description=__doc__,
         redoc_url=None,
         responses=documented(401, 403, 422, 500, 503),
-        # For the document alone: `KeyCheck` asks for keys before any route is looked for.
-        dependencies=[Depends(HTTPBearer(auto_error=False, description="A key from `python -m serve.keys`."))],
     )
     handle_problems(api)
     _tell_of_problems(api)
@@ -65,9 +63,10 @@ def make_api(events: Events, settings: ServeSettings, ready: Callable[[], Awaita
         await ready()
         return await _read(settings.store)
 
-    api.include_router(streams.routes(events, settings))
-    api.include_router(jobs.routes(settings))
-    api.include_router(archive.routes(settings))
+    # For the document alone: `KeyCheck` asks for keys before any route is looked for.
+    key = Depends(HTTPBearer(auto_error=False, description="A key from `python -m serve.keys`."))
+    for router in (streams.routes(events, settings), jobs.routes(settings), archive.routes(settings)):
+        api.include_router(router, dependencies=[key])
     return api
 
 

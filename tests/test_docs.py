@@ -8,6 +8,7 @@ import typer.main
 
 from flows.cli import app
 from flows.config import Settings
+from serve.settings import ServeSettings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -49,6 +50,12 @@ def test_every_command_is_in_the_readme(name):
 
 def test_settings_are_documented_as_they_are():
     assert settings_reference() in (ROOT / "docs" / "settings.md").read_text()
+
+
+def test_settings_of_the_endpoint_are_documented_as_they_are():
+    page = (ROOT / "docs" / "endpoint.md").read_text()
+    for name, field in ServeSettings.model_fields.items():
+        assert re.search(rf"^\| `{name}` \|.*\| {re.escape(' '.join(field.description.split()))} \|$", page, re.M), name
 
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "flows/demo/weights/README.md"]

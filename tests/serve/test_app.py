@@ -1,5 +1,4 @@
 import json
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ import serve
 from flows.errors import ConfigError
 from serve.app import build
 from serve.settings import ServeSettings
+from tests.serve.local import free_port
 from tests.serve.small import flow_config
 from tests.videos import write_video
 
@@ -63,9 +63,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real Ray Serve."""
     folder = tmp_path_factory.mktemp("serve")
     args = {"store": str(folder / "store"), "config": str(flow_config(folder)), "torch_threads": 1}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     # Another test's Ray does as well; whoever started it ends it.
     started = not ray.is_initialized()
     if started:
@@ -89,11 +87,12 @@ def test_clips_over_ray_serve(endpoint, tmp_path):
     events = [json.loads(line) for line in send("first.mp4").text.splitlines()]
     assert events[0]["event"] == "accepted"
     assert [event["event"] for event in events[-2:]] == ["summary", "done"]
-    assert httpx.get(f"{endpoint}/healthz", timeout=30).json() == {"status": "ok"}
+    for path in ("/healthz", "/readyz"):
+        assert httpx.get(endpoint + path, timeout=30).json() == {"status": "ok"}
     chunks = httpx.get(f"{endpoint}/v1/reports/ledger", timeout=30).json()["rows"]
     assert [row["state"] for row in chunks] == ["done"]
     broken = httpx.post(f"{endpoint}/v1/clips", files={"file": ("letter.mp4", b"Dear Sir")}, timeout=30)
-    assert broken.status_code == 422
+    assert broken.status_code == 415
     assert broken.headers["content-type"] == "application/problem+json"
     # More at once than may wait: every one gets a whole stream or is told to come back.
     with ThreadPoolExecutor(6) as clients:

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from flows.schema import ChunkState
+from flows.probe import probe
+from flows.schema import NS, ChunkState
 from flows.store import open_store
-from serve.clips import Clip, ClipProcessor, Event
+from serve.clips import Clip, ClipProcessor, Event, _Tracks
 from serve.settings import ServeSettings
 from tests.serve.small import flow_config
+from tests.tracked import make_store, sighting
 from tests.videos import write_audio, write_video
 
 
@@ -117,6 +119,29 @@ def test_classes_and_keyframes_are_the_senders_choice(processor, tmp_path):
     (error,) = _processed(processor, write_video(tmp_path / "b.mp4", frames=12), classes=("persn",))
     assert error["status"] == 422
     assert "did you mean 'person'" in error["detail"]
+
+
+def test_tracks_are_told_once_those_that_ended_long_ago_first(tmp_path):
+    video = probe(str(write_video(tmp_path / "v.mp4", frames=100, size=(160, 120))))
+    rows = [sighting(video, name, i, (20, 30, 50, 100)) for name, end in (("a", 20), ("b", 90)) for i in range(end)]
+    told: list[Event] = []
+    tracks = _Tracks(make_store(tmp_path / "store", video, rows), video.video_id, told.append)
+    tracks.tell(2 * NS)
+    assert [event["end_s"] for event in told] == [19 / 25]
+    tracks.tell()
+    assert [event["end_s"] for event in told] == [19 / 25, 89 / 25]
+    assert tracks.counts() == {"person": 2}
+
+
+def test_a_clip_of_several_chunks(tmp_path):
+    config = flow_config(tmp_path)
+    config.write_text(config.read_text() + "\nplan: {chunk_seconds: 1, overlap_seconds: 0.2}")
+    made = ClipProcessor(ServeSettings(store=str(tmp_path / "store"), config=config, torch_threads=1))
+    (tmp_path / "up").mkdir()
+    events = _processed(made, write_video(tmp_path / "up" / "clip.mp4", frames=50, size=(160, 120)))
+    made.close()
+    assert (events[0]["chunks"], events[-1]) == (2, {"event": "done"})
+    assert {event["chunk"] for event in events if event["event"] == "progress"} == {1, 2}
 
 
 def test_what_is_sent_twice_is_worked_on_once(processor, tmp_path):
