@@ -4,6 +4,7 @@ What happens to a clip, in order:
 
 - `keys`: who may ask
 - `fetch`: from the request, or the address in it, to a file; `arrival`: counted and looked at while it comes
+- `clip`: the file and what is asked of it
 - `clips`: one clip through the flow's steps, telling what happens; `decoder`: its frames, from a process of their own
 - `streams`: the events as an answer
 

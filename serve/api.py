@@ -9,10 +9,12 @@ from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 
 from flows import __version__
 from flows.store import open_store
 from serve import archive, jobs, streams
+from serve.arrival import sweep
 from serve.keys import KeyCheck
 from serve.problems import Problem, documented, handle_problems
 from serve.settings import ServeSettings
@@ -45,6 +47,7 @@ def make_api(events: Events, settings: ServeSettings, ready: Callable[[], Awaita
         redoc_url=None,
         responses=documented(401, 403, 422, 500, 503),
     )
+    sweep(settings.uploads)
     handle_problems(api)
     _tell_of_problems(api)
     api.add_middleware(KeyCheck, settings=settings)
@@ -71,8 +74,6 @@ def make_api(events: Events, settings: ServeSettings, ready: Callable[[], Awaita
 
 
 async def _read(url: str) -> Health:
-    from starlette.concurrency import run_in_threadpool
-
     def look() -> Health:
         with open_store(url) as store:
             store.query("select count(*) as n from sources")

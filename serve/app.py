@@ -15,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from flows.errors import ConfigError
 from serve.api import make_api
-from serve.clips import Clip, ClipProcessor, Event
+from serve.clip import Clip, Event
 from serve.problems import BusyError, NotReadyError
 from serve.settings import ServeSettings
 
@@ -25,6 +25,9 @@ class ClipWorker:
     """Warm models; one clip at a time."""
 
     def __init__(self, settings: ServeSettings) -> None:
+        # Here alone: the HTTP side has no use for a gigabyte of torch.
+        from serve.clips import ClipProcessor
+
         self._processor = ClipProcessor(settings)
 
     async def events(self, clip: Clip) -> AsyncGenerator[Event, None]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path, PurePath
 
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -32,6 +35,10 @@ _SIGNATURES = re.compile(
 )
 _SNIFFED_BYTES = 400
 
+_PREFIX = "sightflow-clip-"
+# No clip is worked on for as long as this.
+_LEFT_S = 24 * 3600
+
 
 class Arrival:
     """The file a clip is written to while it comes.
@@ -47,7 +54,7 @@ class Arrival:
         self._digest, self.size = hashlib.sha256(), 0
         self._head = b""
         # Without the sender's ending: what it is, its content says.
-        self._file = tempfile.NamedTemporaryFile(prefix="sightflow-clip-", dir=settings.uploads, delete=False)  # noqa: SIM115
+        self._file = tempfile.NamedTemporaryFile(prefix=_PREFIX, dir=settings.uploads, delete=False)  # noqa: SIM115
         self.path = Path(self._file.name)
 
     def write(self, piece: bytes) -> None:
@@ -178,6 +185,14 @@ class Form:
 
     def _end(self) -> None:
         self._ended = True
+
+
+def sweep(folder: Path) -> None:
+    """Remove what endpoints that were killed have left: of clips that came more than a day ago."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _LEFT_S:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def too_large(settings: ServeSettings) -> TooLargeError:

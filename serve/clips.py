@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, replace
-from datetime import datetime
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 from flows.config import Settings
 from flows.errors import SightflowError, VideoError
@@ -27,47 +23,14 @@ from flows.process import DetectChunk, TrackChunk
 from flows.schema import NS, Chunk, ChunkResult, ChunkState, Frame, Video
 from flows.stitch import stitch_source
 from flows.store import Store, open_store
+from serve.clip import Clip, Event
 from serve.decoder import DecoderProcess, Limits
 from serve.problems import kind_of
 from serve.settings import ServeSettings
 
 _log = logging.getLogger(__name__)
 
-Event = dict[str, Any]
 PROGRESS_EVERY_S = 0.5
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A clip that lies on disk.
-
-    Attributes:
-        path: The file; it is removed once the clip is through.
-        name: What the sender called it, stored as the video's address.
-        source_id: Camera it comes from.
-        store: Whether to keep the results.
-        start_time: World time of the first frame; default: what the file says.
-        classes: To track; default: those of the settings.
-        detect_every: Frames from keyframe to keyframe; default: that of the settings.
-    """
-
-    path: Path
-    name: str
-    source_id: str
-    store: bool = True
-    start_time: datetime | None = None
-    classes: tuple[str, ...] = ()
-    detect_every: int | None = None
-
-    @property
-    def own_store(self) -> Path:
-        """Where results lie that nobody keeps."""
-        return self.path.with_name(self.path.name + ".store")
-
-    def discard(self) -> None:
-        """Remove all that was made for this clip; its sender's side and the worker's both do, lest one of them dies."""
-        self.path.unlink(missing_ok=True)
-        shutil.rmtree(self.own_store, ignore_errors=True)
 
 
 class _CancelledError(BaseException):

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.console import utc
-from serve.clips import Clip, Event
+from serve.clip import Clip, Event
 from serve.fetch import take_in
 from serve.problems import documented, problem
 from serve.settings import ServeSettings

@@ -1,4 +1,5 @@
 import json
+import os
 import socket
 import threading
 from collections.abc import AsyncGenerator, Iterator
@@ -13,7 +14,7 @@ from fastapi.testclient import TestClient
 from flows.errors import UsageError
 from serve import fetch
 from serve.api import make_api
-from serve.clips import Clip, Event
+from serve.clip import Clip, Event
 from serve.problems import BusyError, NotReadyError
 from serve.settings import ServeSettings
 
@@ -278,6 +279,18 @@ def test_whatever_breaks_is_a_problem_that_tells_nothing(tmp_path):
     client = TestClient(make_api(broken, settings), base_url=HERE, raise_server_exceptions=False)
     assert "1234" not in _problem(client.post("/v1/clips", files={"file": ("b.mp4", VIDEO)}), 500)
     assert not _left(settings)
+
+
+def test_what_a_killed_endpoint_left_goes_after_a_day(tmp_path):
+    settings = _make_settings(tmp_path)
+    names = ("sightflow-clip-old", "sightflow-clip-old.store", "sightflow-clip-new", "another-file")
+    for name in names:
+        path = settings.uploads / name
+        path.mkdir() if name.endswith(".store") else path.touch()
+        if name != "sightflow-clip-new":
+            os.utime(path, (0, 0))
+    _make_client(settings)
+    assert {path.name for path in _left(settings)} == {"sightflow-clip-new", "another-file"}
 
 
 def test_a_broken_store_is_a_problem_document(tmp_path):

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,6 +51,12 @@ def test_the_configuration_names_our_deployments_and_settings():
     assert application["import_path"] == "serve.app:build"
     assert {deployment["name"] for deployment in application["deployments"]} == {"Api", "ClipWorker"}
     assert ServeSettings(**application["args"]).max_clip_bytes == 200_000_000
+
+
+def test_the_http_side_does_without_the_models():
+    code = "import sys, serve.app; print([m for m in ('torch', 'ultralytics', 'sam2') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
 
 
 def test_wrong_args_are_named():

@@ -11,7 +11,7 @@ import pytest
 from flows.store import open_store
 from serve.api import make_api
 from serve.client import Client, CutOffError, EndpointError
-from serve.clips import Clip, Event
+from serve.clip import Clip, Event
 from serve.keys import new_key
 from serve.problems import BusyError
 from serve.settings import ServeSettings

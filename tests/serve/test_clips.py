@@ -13,7 +13,8 @@ import pytest
 from flows.probe import probe
 from flows.schema import NS, ChunkState
 from flows.store import open_store
-from serve.clips import Clip, ClipProcessor, Event, _Tracks
+from serve.clip import Clip, Event
+from serve.clips import ClipProcessor, _Tracks
 from serve.settings import ServeSettings
 from tests.serve.small import flow_config
 from tests.tracked import make_store, sighting

@@ -8,7 +8,7 @@ import pytest
 
 from flows.store import open_store
 from serve.api import make_api
-from serve.clips import Clip, Event
+from serve.clip import Clip, Event
 from serve.keys import new_key
 from serve.settings import ServeSettings
 from tests.dashboard.filled import fill
@@ -80,6 +80,6 @@ def test_nothing_it_allows_or_forbids_breaks_it(tmp_path):
                 phases=[Phase.generate],
             )
             def check(case):
-                case.call_and_validate(headers={"Authorization": f"Bearer {key}"})
+                case.call_and_validate(headers={"Authorization": f"Bearer {key}"}, timeout=120)
 
             check()
