@@ -99,6 +99,7 @@ def plan_run(
         from flows.detect import Detector
 
         Detector(settings.detect, "cpu")
+
     def probed() -> Iterator[Video]:
         for uri in uris:
             try:

@@ -22,9 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from flows.catalog import MODELS
 from flows.console import utc
-from flows.decode import find_videos
 from flows.errors import UsageError
-from flows.media import is_url
+from flows.media import find_videos, is_url
 from flows.output import written_whole
 from flows.schema import ChunkState
 from flows.store import open_store
