@@ -97,7 +97,7 @@ def routes(settings: ServeSettings) -> APIRouter:
     router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
     jobs = _Jobs(settings)
 
-    @router.post("", status_code=202, responses={202: {"headers": _LOCATION}, **documented(404)})
+    @router.post("", status_code=202, responses={202: {"headers": _LOCATION}, **documented(400)})
     def submit(request: JobRequest, response: Response) -> Job:
         """Process videos of the archives; what is done already is skipped."""
         job = jobs.submit(request)
