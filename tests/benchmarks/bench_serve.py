@@ -23,7 +23,7 @@ from flows.demo.scene import Scene
 from flows.demo.writer import VIDEO_NAME, write_scene
 from flows.events import recompute_events
 from flows.locate import locate_stored
-from flows.pipeline import plan_run
+from flows.plan import plan_run
 from flows.process import DetectChunk, TrackChunk
 from flows.stitch import stitch_source
 from flows.store import open_store
@@ -100,7 +100,7 @@ def _alone(steps, endpoint, folder: Path) -> float:
     settings = endpoint.settings
     started = time.perf_counter()
     with open_store(str(folder)) as store:
-        summary, todo = plan_run([str(endpoint.clip)], settings, store, source_id="alone")
+        summary, todo = plan_run([str(endpoint.clip)], settings, store, source_id="alone", settle_s=0)
         for chunk in todo:
             store.begin(chunk, 3)
             result = track(detect(chunk))
