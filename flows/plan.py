@@ -40,8 +40,8 @@ class RunSummary:
     done: int = 0
     failed: int = 0
     rejected: int = 0
-    errors: dict[str, str] = field(default_factory=dict)
-    """The first few errors, by chunk id or address of the video."""
+    errors: list[tuple[str, str, str]] = field(default_factory=list)
+    """The first few: `failed` with a chunk's id or `rejected` with a video's address, and what was wrong."""
     frames: int = 0
     """Of the chunks that ended in this run."""
     in_hand: Sequence[str] = ()
@@ -56,12 +56,12 @@ class RunSummary:
             self.done += 1
         elif row["state"] == ChunkState.FAILED:
             self.failed += 1
-            self.tell(row["chunk_id"], row["error"])
+            self.tell("failed", row["chunk_id"], row["error"])
 
-    def tell(self, name: str, error: str) -> None:
+    def tell(self, end: str, name: str, error: str) -> None:
         """Keep an error, if there is room for one more."""
         if len(self.errors) < _TOLD:
-            self.errors[name] = error
+            self.errors.append((end, name, error))
 
 
 def plan_run(
@@ -107,7 +107,7 @@ def plan_run(
                 yield probe(uri, source_id, start_time)
             except SightflowError as error:
                 summary.rejected += 1
-                summary.tell(uri, str(error))
+                summary.tell("rejected", uri, str(error))
                 store.reject(uri, source_id or PurePath(uri).stem, str(error))
 
     summary, chunks = plan_videos(probed(), settings, store, command=command, retry_failed=retry_failed)
@@ -159,7 +159,7 @@ def _entered(chunks: Sequence[Chunk], summary: RunSummary, store: Store, retry_f
             summary.skipped += 1
         elif state == ChunkState.FAILED:
             summary.failed += 1
-            summary.tell(chunk.chunk_id, rows[chunk.chunk_id]["error"])
+            summary.tell("failed", chunk.chunk_id, rows[chunk.chunk_id]["error"])
         else:
             yield chunk
 

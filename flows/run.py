@@ -131,9 +131,9 @@ def run_flow(
 
 
 def _print_errors(summary: RunSummary) -> None:
-    for name, error in summary.errors.items():
+    for end, name, error in summary.errors:
         said = error if error.startswith(name) else f"{name}: {error}"
-        err.print(f"[red]failed[/] {escape(said)}", highlight=False)
+        err.print(f"[red]{end}[/] {escape(said)}", highlight=False)
     more = summary.failed + summary.rejected - len(summary.errors)
     if more > 0:
         err.print(f"... and {more} more: `sightflow status` lists them", highlight=False)

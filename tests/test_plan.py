@@ -46,7 +46,9 @@ def test_what_was_done_or_failed_before_is_counted_and_not_open(tmp_path, store_
         summary, todo = _plan(store, [video])
         assert [chunk.chunk_id for chunk in todo] == [opened.chunk_id]
         assert (summary.skipped, summary.failed, summary.planned) == (1, 1, 3)
-        assert "began 1 times" in summary.errors[failed.chunk_id]
+        ((end, name, error),) = summary.errors
+        assert (end, name) == ("failed", failed.chunk_id)
+        assert "began 1 times" in error
         assert len(list(_plan(store, [video], retry_failed=True)[1])) == 2
 
 
@@ -90,7 +92,9 @@ def test_a_file_that_grows_is_left_for_later(tmp_path):
         assert list(todo) == []
         whole.set()
         growing.join()
-        assert "still being written" in summary.errors[str(video)]
+        ((end, name, error),) = summary.errors
+        assert (end, name) == ("rejected", str(video))
+        assert "still being written" in error
         summary, todo = plan_run([str(video)], settings, store, settle_s=0.1)
         assert len(list(todo)) == 1
         # What was rejected is taken back.
