@@ -124,4 +124,7 @@ def _literal(path: str) -> str:
 
 
 def _translated(error: duckdb.Error) -> StoreError:
+    # A signal that comes while DuckDB reads a table of ours comes back as an error of its own.
+    if isinstance(error, duckdb.InterruptException) or "KeyboardInterrupt" in str(error):
+        raise KeyboardInterrupt from error
     return StoreError(f"the query failed: {error}")

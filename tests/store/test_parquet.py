@@ -3,11 +3,12 @@ import json
 import os
 from pathlib import Path
 
+import duckdb
 import pyarrow.dataset as ds
 import pytest
 
 from flows.errors import SchemaVersionError, StoreError
-from flows.store import ledger, open_store
+from flows.store import duck, ledger, open_store
 from flows.store.base import SCHEMA_VERSION
 from tests.stores import make_chunk, make_links, make_result
 
@@ -154,3 +155,9 @@ def test_queries_leave_the_working_directory_alone(tmp_path: Path, monkeypatch: 
         store.commit(make_result(make_chunk()))
         store.query("select * from observations order by mask, ts")
     assert os.listdir(tmp_path) == ["store"]
+
+
+def test_a_signal_inside_a_query_is_no_error_of_the_store() -> None:
+    error = duckdb.InvalidInputException("exporting a stream from 'chunks' failed: KeyboardInterrupt: ")
+    with pytest.raises(KeyboardInterrupt):
+        raise duck._translated(error)
