@@ -170,11 +170,10 @@ class _FoldedAttention(RoPEAttention):
         side = math.isqrt(q.shape[1])
         if len(self.freqs_cis) != q.shape[1]:
             self.freqs_cis = self.compute_cis(end_x=side, end_y=side).to(q.device)
+        grid = self.freqs_cis
         for placed in (q, k[:, : k.shape[1] - num_k_exclude_rope]):
             # As complex numbers, in place, and memory frame by frame: all lie on the same grid.
-            torch.view_as_complex(placed.unflatten(2, (-1, 2)).unflatten(1, (-1, len(self.freqs_cis)))).mul_(
-                self.freqs_cis
-            )
+            torch.view_as_complex(placed.unflatten(2, (-1, 2)).unflatten(1, (-1, len(grid)))).mul_(grid)
         weights = (q * self.internal_dim**-0.5) @ k.transpose(1, 2)
         return self.out_proj(weights.softmax(-1) @ v)
 
