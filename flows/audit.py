@@ -20,13 +20,12 @@ import pyarrow as pa
 
 from flows.config import StitchSettings
 from flows.errors import UsageError
-from flows.schema import NS, FloatArray
+from flows.schema import ENDS_NS, NS, FloatArray
 from flows.stitch import Tracklet, join, read_source
 from flows.store import Store
 
 # Each piece keeps at least this much: the stitcher reads motion from a second.
 _LEAST_PIECE_NS = NS
-_ENDS_NS = NS
 # Upper ends of the classes of gap that are reported, seconds.
 _GAPS_S = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
 
@@ -126,8 +125,8 @@ def _cut(tracklet: Tracklet, path: Path, settings: StitchSettings, rng: np.rando
     next_ = max(int(np.searchsorted(times, times[last] + gap, side="right")) - 1, last + 1)
     if times[next_] - times[last] > longest_ns:
         return None
-    tail = slice(int(np.searchsorted(times, times[last] - _ENDS_NS)), last + 1)
-    head = slice(next_, int(np.searchsorted(times, times[next_] + _ENDS_NS)))
+    tail = slice(int(np.searchsorted(times, times[last] - ENDS_NS)), last + 1)
+    head = slice(next_, int(np.searchsorted(times, times[next_] + ENDS_NS)))
     name = tracklet.tracklet_id
     first = replace(
         tracklet,

@@ -21,6 +21,7 @@ from flows.decode import FrameReader
 from flows.errors import UsageError
 from flows.export import mot
 from flows.schema import (
+    ENDS_NS,
     NS,
     OBSERVATIONS,
     TRACK_LINKS,
@@ -36,9 +37,6 @@ from flows.store.base import Store
 
 _IMPORTED = "import"
 """In place of the hash of settings: nothing was computed."""
-
-_ENDS_NS = NS
-"""How much of a tracklet's boxes is kept at each end for stitching, as for tracklets of our own."""
 
 _MOT_TRUTH_COLUMNS = 9  # frame, id, x, y, w, h, considered, class, visibility
 
@@ -264,8 +262,8 @@ def _tracklet(rows: list[dict[str, Any]], chunk: Chunk) -> dict[str, Any]:
     states = Counter(row["state"] for row in rows)
     ((class_name, n_votes),) = Counter(row["class_name"] for row in rows).most_common(1)
     sure = [row["confidence"] for row in rows if row["confidence"] is not None]
-    head = [row for row in rows if row["pts_ns"] < rows[0]["pts_ns"] + _ENDS_NS]
-    tail = [row for row in rows if row["pts_ns"] >= rows[-1]["pts_ns"] - _ENDS_NS]
+    head = [row for row in rows if row["pts_ns"] < rows[0]["pts_ns"] + ENDS_NS]
+    tail = [row for row in rows if row["pts_ns"] >= rows[-1]["pts_ns"] - ENDS_NS]
     return {
         **{name: rows[0][name] for name in ("tracklet_id", "chunk_id", "video_id", "source_id")},
         "class_name": class_name,

@@ -279,6 +279,9 @@ OBSERVATIONS = pa.schema(
 )
 """Track -> store: one row per object and frame the chunk owns."""
 
+ENDS_NS = NS
+"""How much of its boxes a tracklet keeps at each end, for stitching."""
+
 TRACKLETS = pa.schema(
     [
         pa.field("tracklet_id", pa.string(), nullable=False),

@@ -14,15 +14,13 @@ from flows.associate import iou_matrix
 from flows.camera_motion import STILL, Affine, inverse, warp_box
 from flows.config import Settings, TrackSettings
 from flows.kalman import BoxKalman, smooth
-from flows.schema import NS, Chunk, FloatArray, Frame, State, make_id
+from flows.schema import ENDS_NS, NS, Chunk, FloatArray, Frame, State, make_id
 from flows.segment import Segment
 
 # A mask whose box overlaps the box estimated from both sides less than this is not that object's mask.
 _TRUSTED_MASK_IOU = 0.4
 # One contradiction may be the detector's lapse.
 _GHOST_KEYFRAMES = 2
-# Seconds of boxes at either end that the stitcher extrapolates motion from.
-_ENDS_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -266,7 +264,7 @@ class Target:
     ) -> dict[str, Any]:
         states = Counter(s.state for s in own)
         times = np.array([s.pts_ns for s in sightings])
-        span = max(chunk.overlap_ns, round(_ENDS_SECONDS * NS))
+        span = max(chunk.overlap_ns, ENDS_NS)
         head = np.flatnonzero(times < times[0] + span).tolist()
         # The tail reaches back from the border, not from the last sighting: it must cover all shared frames.
         tail = np.flatnonzero(times >= min(int(times[-1]), chunk.end_ns) - span).tolist()
