@@ -15,7 +15,7 @@ from flows.config import GeoreferenceSettings
 from flows.errors import TelemetryError
 from flows.flight import PoseNoise, flight_positions
 from flows.georeference import Calibration, Floats, ground_positions
-from flows.schema import Video
+from flows.schema import ChunkResult, Video
 from flows.store.base import Store
 from flows.telemetry import Telemetry, beside
 
@@ -65,6 +65,19 @@ def locate_stored(
             origin = _origin(store, source_id, telemetry, size_px, settings)
             located[rows] = _fly(observations.take(pa.array(rows)), telemetry, size_px, origin, settings)
     return _with_positions(observations, located)
+
+
+def commit_located(store: Store, result: ChunkResult, settings: GeoreferenceSettings) -> ChunkResult:
+    """Commit a chunk's result with its observations on the ground, as far as is known how; returns what was committed.
+
+    Raises:
+        StoreError, RefusedChunkError: See `Store.commit`.
+    """
+    video = result.chunk.video
+    located = locate_stored(store, video.source_id, result.observations, settings, video)
+    result = replace(result, observations=located)
+    store.commit(result)
+    return result
 
 
 def _of(video: Video) -> tuple[str, str, tuple[int, int]]:

@@ -38,7 +38,7 @@ from flows.pools import Machines, Pool, size_pools
 from flows.schema import Chunk, ChunkState
 from flows.stitch import stitch_source
 from flows.store import Store
-from flows.workers import Detect, Row, Track, commit
+from flows.workers import Commit, Detect, Row, Track
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +59,10 @@ _INIT_DEATHS = 3
 # A store may be away for a moment; when this many chunks in a row could not be handled, the rest would be work for
 # nothing.
 _TROUBLES_IN_A_ROW = 3
+# A commit takes about a second, a chunk minutes.
+_TRACKERS_A_COMMITTER = 8
+# A result is worth its chunk's minutes: its commit is tried again when its actor dies.
+_COMMIT_RETRIES = 3
 _OBJECT_STORE_BYTES = 256 << 20
 
 
@@ -176,7 +180,7 @@ def _note(outcomes: Iterable[Row]) -> set[str]:
 
 
 def _one_pass(chunks: Sequence[Chunk], settings: Settings, run_id: str) -> Iterator[Row]:
-    """One pass of the dataflow over open chunks; yields the outcome of each (see `workers.commit`)."""
+    """One pass of the dataflow over open chunks; yields the outcome of each (see `workers.Commit`)."""
     detect, track = size_pools(_machines(), settings.run, len(chunks))
     journal = Journal.from_environment()
     dataset = (
@@ -187,7 +191,7 @@ def _one_pass(chunks: Sequence[Chunk], settings: Settings, run_id: str) -> Itera
         # Track, 1:1 - decodes the chunk itself; observations and tracklets as Arrow.
         .map(Track, fn_constructor_args=(settings, track.threads, run_id, journal), **_on(track))
         # Georeference and commit, 1:1 - one transaction per chunk, exactly once.
-        .map(commit, fn_args=(settings, run_id, journal), num_cpus=0.1, max_retries=3)
+        .map(Commit, fn_constructor_args=(settings, run_id, journal), **_committers(track))
     )
     yield from dataset.iter_rows()
 
@@ -293,6 +297,13 @@ def _machines() -> Machines:
         [node["Resources"] for node in ray.nodes() if node["Alive"]],
         [(dict(group.resources), max(group.max_count, 0)) for group in groups],
     )
+
+
+def _committers(track: Pool) -> dict[str, Any]:
+    """How Ray Data runs commits: few actors, since as tasks nearly each would be a new process importing everything."""
+    compute = ray.data.ActorPoolStrategy(size=-(-track.size // _TRACKERS_A_COMMITTER))
+    # Committing twice is committing once.
+    return {"compute": compute, "num_cpus": 0.1, "max_restarts": -1, "max_task_retries": _COMMIT_RETRIES}
 
 
 def _on(pool: Pool) -> dict[str, Any]:

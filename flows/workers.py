@@ -8,7 +8,7 @@ of models are imported by the workers that need them: commits and a driver with 
 | chunk: pickled `Chunk` | the plan |
 | chunk, detected: pickled `Detected` or None, at: time it was made, trouble | `Detect` |
 | chunk, result: pickled `ChunkResult` or None, trouble | `Track` |
-| chunk_id, error, trouble, samples: pickled list of `metrics.Sample` | `commit` |
+| chunk_id, error, trouble, samples: pickled list of `metrics.Sample` | `Commit` |
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 from flows.config import Settings
 from flows.errors import RefusedChunkError, SightflowError, StoreError
 from flows.journal import Journal, about
-from flows.locate import locate_stored
+from flows.locate import commit_located
 from flows.metrics import Sample, samples
 from flows.schema import ChunkResult
 from flows.store import Store, open_store
@@ -106,35 +105,40 @@ class Track(Worker):
         return {"chunk": row["chunk"], "result": pickle.dumps(result), "trouble": row["trouble"] or self._trouble}
 
 
-def commit(row: Row, settings: Settings, run_id: str, journal: Journal) -> Row:
-    """Locate and store a chunk's result; what comes out names the chunk, its error, or trouble that is not its own.
+class Commit:
+    """Locates and stores a chunk's result; what comes out names the chunk, its error, or trouble that is not its own.
 
     A chunk that was begun and has no result, because of trouble, is handed back.
     """
-    chunk, result = pickle.loads(row["chunk"]), pickle.loads(row["result"])
-    journal.open()
-    numbers: list[Sample] = []
-    error, trouble = None, row["trouble"]
-    try:
-        with about(chunk, run_id), closing(open_store(settings.store.url)) as store:
-            if result is not None:
-                result = _stored(store, result, settings)
-                error, numbers = result.error, list(samples(result))
-            elif trouble is not None:
-                store.hand_back(run_id, [chunk.chunk_id])
-    except StoreError as lost:
-        trouble = trouble or f"chunk {chunk.chunk_id} could not be stored: {lost}"
-    return {"chunk_id": chunk.chunk_id, "error": error, "trouble": trouble, "samples": pickle.dumps(numbers)}
+
+    def __init__(self, settings: Settings, run_id: str, journal: Journal) -> None:
+        self._settings = settings
+        self._run_id = run_id
+        self._journal = journal
+
+    def __call__(self, row: Row) -> Row:
+        """See the module."""
+        chunk, result = pickle.loads(row["chunk"]), pickle.loads(row["result"])
+        self._journal.open()
+        numbers: list[Sample] = []
+        error, trouble = None, row["trouble"]
+        try:
+            with about(chunk, self._run_id), closing(open_store(self._settings.store.url)) as store:
+                if result is not None:
+                    result = _stored(store, result, self._settings)
+                    error, numbers = result.error, list(samples(result))
+                elif trouble is not None:
+                    store.hand_back(self._run_id, [chunk.chunk_id])
+        except StoreError as lost:
+            trouble = trouble or f"chunk {chunk.chunk_id} could not be stored: {lost}"
+        return {"chunk_id": chunk.chunk_id, "error": error, "trouble": trouble, "samples": pickle.dumps(numbers)}
 
 
 def _stored(store: Store, result: ChunkResult, settings: Settings) -> ChunkResult:
     """The result as it was committed: with places, or failed where the store refused it."""
     started = time.monotonic()
-    video = result.chunk.video
-    located = locate_stored(store, video.source_id, result.observations, settings.georeference, video)
-    result = replace(result, observations=located)
     try:
-        store.commit(result)
+        result = commit_located(store, result, settings.georeference)
     except RefusedChunkError as error:
         kind = type(error).__name__
         result = ChunkResult.failed(result.chunk, str(error), timings_s=result.timings_s, error_kind=kind)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from flows.config import Settings
 from flows.errors import SightflowError, VideoError
 from flows.events import recompute_events
-from flows.locate import locate_stored
+from flows.locate import commit_located
 from flows.plan import plan_videos
 from flows.process import DetectChunk, TrackChunk
 from flows.schema import NS, Chunk, ChunkResult, ChunkState, Frame, Video
@@ -162,9 +162,7 @@ class ClipProcessor:
         except _CancelledError:
             store.commit(ChunkResult.failed(chunk, "the client left before the clip was through"))
             raise
-        video = chunk.video
-        located = locate_stored(store, video.source_id, result.observations, self._settings.georeference, video)
-        store.commit(replace(result, observations=located))
+        commit_located(store, result, self._settings.georeference)
 
 
 class _Progress:

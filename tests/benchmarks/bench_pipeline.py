@@ -50,9 +50,9 @@ def _chunks_a_second(store_url: str) -> float:
     return (len(ended) - 1) / (ended[-1] - ended[0]).total_seconds()
 
 
-def _run(scene: Path, store_url: str, cores: set[int], workers: int) -> float:
-    """Chunks a second of `sightflow run` on these cores."""
-    settings = {"TRACK_WORKERS": workers, "DETECT_WORKERS": 1, "TORCH_THREADS": 1}
+def _run(scene: Path, store_url: str, cores: set[int], workers: int | None) -> float:
+    """Chunks a second of `sightflow run` on these cores, with so many one-thread workers or as it comes."""
+    settings = {"TRACK_WORKERS": workers, "DETECT_WORKERS": 1, "TORCH_THREADS": 1} if workers else {}
     environment = {f"SIGHTFLOW_RUN__{name}": str(value) for name, value in settings.items()}
     _flows(["run", str(scene), "--store", store_url, "--chunk-seconds", "3"], environment, cores)
     return _chunks_a_second(store_url)
@@ -71,7 +71,7 @@ def _flows(arguments: list[str], environment: dict[str, str], cores: set[int]) -
 
 
 def _in_one_process(scene: Path, store_url: str, cores: set[int]) -> float:
-    """Chunks a second of the same steps called one after another."""
+    """Chunks a second of the same steps called one after another, torch on all of these cores."""
     code = """
 import sys
 from flows.config import Settings
@@ -79,15 +79,16 @@ from flows.plan import plan_run
 from flows.process import DetectChunk, TrackChunk
 from flows.store import open_store
 settings = Settings.load(flags={"plan": {"chunk_seconds": 3}, "store": {"url": sys.argv[2]}})
-detect, track = DetectChunk(settings, threads=1), TrackChunk(settings, threads=1)
+threads = int(sys.argv[3])
+detect, track = DetectChunk(settings, threads=threads), TrackChunk(settings, threads=threads)
 with open_store(sys.argv[2]) as store:
     for chunk in plan_run([sys.argv[1]], settings, store)[1]:
         store.begin(chunk, 1)
         store.commit(track(detect(chunk)))
 """
     subprocess.run(
-        [sys.executable, "-c", code, str(scene), store_url],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-c", code, str(scene), store_url, str(len(cores))],
+        env={**os.environ, "OMP_NUM_THREADS": str(len(cores))},
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
         check=True,
     )
@@ -95,17 +96,21 @@ with open_store(sys.argv[2]) as store:
 
 
 def bench_ray_beside_one_process(scene: Path, tmp_path: Path) -> None:
-    """On one core each, so that neither gains by working on two chunks at once."""
-    core = {max(os.sched_getaffinity(0))}
-    overheads, rates = [], []
+    """On one core each, so that neither gains by working on two chunks at once; and both as they come, on all cores."""
+    core, cores = {max(os.sched_getaffinity(0))}, os.sched_getaffinity(0)
+    on_one, on_all, rates = [], [], []
     for number in range(ROUNDS):
         plain = _in_one_process(scene, str(tmp_path / f"plain-{number}"), core)
         ray = _run(scene, str(tmp_path / f"ray-{number}"), core, 1)
-        overheads.append(plain / ray - 1)
+        on_one.append(plain / ray - 1)
         rates.append(ray)
-    figures = {"chunks": CHUNKS, "overhead": round(statistics.median(overheads), 3), "goal": 0.1}
-    each = [round(value, 3) for value in overheads]
-    record("pipeline", "ray beside one process", {**figures, "each": each, "chunks_per_s": round(max(rates), 3)})
+        plain = _in_one_process(scene, str(tmp_path / f"plain-all-{number}"), cores)
+        on_all.append(plain / _run(scene, str(tmp_path / f"ray-all-{number}"), cores, None) - 1)
+    figures = {"chunks": CHUNKS, "overhead": round(statistics.median(on_one), 3), "goal": 0.1}
+    each = [round(value, 3) for value in on_one]
+    defaults = {"overhead_on_all_cores_by_default": round(statistics.median(on_all), 3)}
+    figures |= {"each": each, **defaults, "chunks_per_s_on_one_core": round(max(rates), 3)}
+    record("pipeline", "ray beside one process", figures)
 
 
 def bench_two_workers_beside_one(scene: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def _track(store: Any, video_file: Path, settings: Any, start_time: Any, truth: 
     from flows.decode import plan_chunks
     from flows.demo.run import set_up_source
     from flows.events import recompute_events
-    from flows.locate import locate_stored
+    from flows.locate import commit_located
     from flows.probe import probe
     from flows.process import DetectChunk, TrackChunk
     from flows.stitch import stitch_source
@@ -126,8 +126,7 @@ def _track(store: Any, video_file: Path, settings: Any, start_time: Any, truth: 
         result = track(detect(chunk))
         if result.error is not None:
             raise RuntimeError(f"{video_file.name}: {result.error}")
-        located = locate_stored(store, "eval", result.observations, settings.georeference, video)
-        store.commit(replace(result, observations=located))
+        commit_located(store, result, settings.georeference)
     stitch_source(store, "eval", settings.stitch)
     recompute_events(store, "eval", settings.events, settings.georeference)
 

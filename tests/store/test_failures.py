@@ -20,7 +20,7 @@ from flows.errors import StoreError
 from flows.journal import Journal
 from flows.schema import ChunkResult, ChunkState
 from flows.store import Store, open_store, pgconnect
-from flows.workers import commit
+from flows.workers import Commit
 from tests.archive import make_archive_chunk
 from tests.postgis import running_cluster
 from tests.stores import make_chunk, make_result
@@ -93,7 +93,7 @@ def test_a_connection_lost_in_mid_load_is_made_good(postgis_database: str, monke
 
 def _commit(result: ChunkResult, settings: Settings) -> dict:
     row = {"chunk": pickle.dumps(result.chunk), "result": pickle.dumps(result), "trouble": None}
-    return commit(row, settings, "", Journal())
+    return Commit(settings, "", Journal())(row)
 
 
 def test_a_connection_that_is_always_lost_fails_the_chunk_alone(
