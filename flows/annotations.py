@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from flows.tracks import short_ids
 logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 Masks = Mapping[int, Mapping[int, Mask]]
 """Masks by frame, then by identity."""
@@ -29,24 +30,27 @@ class Annotations:
     """Boxes with identities, of ground truth or of a result: one row per object and frame.
 
     `frame` (n,) counts from 1, as MOT files do; `track_id` (n,) are whole numbers; `box_xyxy` (n, 4) float32
-    is in pixels. Rows are kept sorted by frame and id.
+    is in pixels; `scored` (n,) is False where ground truth asks for nothing, all True by default. Rows are kept
+    sorted by frame and id.
     """
 
     frame: IntArray
     track_id: IntArray
     box_xyxy: FloatArray
+    scored: BoolArray = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
     def __post_init__(self) -> None:
         n = len(self.frame)
-        if self.frame.shape != (n,) or self.track_id.shape != (n,) or self.box_xyxy.shape != (n, 4):
-            raise ValueError(
-                f"expected frame (n,), track_id (n,), box_xyxy (n, 4), got {self.frame.shape}, {self.track_id.shape}, "
-                f"{self.box_xyxy.shape}"
-            )
+        if not len(self.scored):
+            object.__setattr__(self, "scored", np.ones(n, dtype=bool))
+        shapes = [a.shape for a in (self.frame, self.track_id, self.box_xyxy, self.scored)]
+        if shapes != [(n,), (n,), (n, 4), (n,)]:
+            got = ", ".join(map(str, shapes))
+            raise ValueError(f"expected frame (n,), track_id (n,), box_xyxy (n, 4), scored (n,), got {got}")
         if not np.isfinite(self.box_xyxy).all():
             raise ValueError("box_xyxy holds values that are not finite")
         order = np.lexsort((self.track_id, self.frame))
-        for name in ("frame", "track_id", "box_xyxy"):
+        for name in ("frame", "track_id", "box_xyxy", "scored"):
             object.__setattr__(self, name, getattr(self, name)[order])
         twice = (np.diff(self.frame) == 0) & (np.diff(self.track_id) == 0)
         if twice.any():
@@ -56,13 +60,20 @@ class Annotations:
     def __len__(self) -> int:
         return len(self.frame)
 
+    def where(self, rows: BoolArray) -> Annotations:
+        """Some of the rows, (n,)."""
+        return Annotations(self.frame[rows], self.track_id[rows], self.box_xyxy[rows], self.scored[rows])
 
-def read_mot(path: Path, *, ground_truth: bool = False, classes: Iterable[int] = ()) -> Annotations:
+
+def read_mot(
+    path: Path, *, ground_truth: bool = False, unscored: bool = False, classes: Iterable[int] = ()
+) -> Annotations:
     """Read a MOT challenge file: `frame, id, x, y, w, h, conf, ...`, boxes in pixels, frames from 1.
 
     Args:
         path: Text file, one comma-separated row per box.
-        ground_truth: Leave out rows whose 7th column is 0, which mark what is not to be scored.
+        ground_truth: Leave out rows whose 7th column is 0, which mark what is not to be scored, as MOT15 does.
+        unscored: Keep them, marked, so that finding such an object is no false alarm (`evaluate`).
         classes: Keep only these values of the 8th column (MOT16 and later); empty keeps all.
 
     Raises:
@@ -71,13 +82,14 @@ def read_mot(path: Path, *, ground_truth: bool = False, classes: Iterable[int] =
     table = mot_table(path)
     if classes and table.shape[1] < 8:
         raise UsageError(f"{path}: expected at least 8 columns, got {table.shape[1]}")
-    if ground_truth:
+    if ground_truth and not unscored:
         table = table[table[:, 6] != 0]
     if classes:
         table = table[np.isin(table[:, 7], list(classes))]
     box_xyxy = np.hstack([table[:, 2:4], table[:, 2:4] + table[:, 4:6]]).astype(np.float32)
+    scored = (table[:, 6] != 0) | (not unscored)
     try:
-        return Annotations(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), box_xyxy)
+        return Annotations(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), box_xyxy, scored)
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from error
 

@@ -12,14 +12,14 @@ Sources of the definitions:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from flows.annotations import Annotations, IntArray, Masks
+from flows.annotations import Annotations, BoolArray, IntArray, Masks
 from flows.associate import iou_matrix
 from flows.errors import UsageError
 from flows.schema import Mask
@@ -62,11 +62,17 @@ class Scores:
 def evaluate(truth: Annotations, result: Annotations) -> Scores:
     """Score a result against ground truth, over every frame either of them names.
 
+    Where the truth asks for nothing (`Annotations.scored`), neither a miss nor a find counts: boxes of the result
+    that match such rows are left out first, as the MOT challenge does with its distractors (TrackEval,
+    `mot_challenge_2d_box.py`, `get_preprocessed_seq_data`).
+
     Raises:
-        UsageError: The truth holds no boxes, so that no score is defined.
+        UsageError: The truth holds no boxes to score, so that no score is defined.
     """
-    if not len(truth):
-        raise UsageError("the ground truth holds no boxes: expected at least one to score against")
+    if not truth.scored.any():
+        raise UsageError("the ground truth holds no boxes to score: expected at least one")
+    result = result.where(~_unasked(truth, result))
+    truth = truth.where(truth.scored)
     paired = _Paired.of(truth, result)
     hota, det_a, ass_a = _hota(paired)
     clear = _clear(paired)
@@ -87,6 +93,19 @@ def evaluate(truth: Annotations, result: Annotations) -> Scores:
         switch_from_frames=tuple(clear.switch_from_frames),
         switch_frames=tuple(clear.switch_frames),
     )
+
+
+def _unasked(truth: Annotations, result: Annotations) -> BoolArray:
+    """Which boxes of a result, (n,), match rows of the truth that are not to be scored."""
+    unasked = np.zeros(len(result), dtype=bool)
+    for number in np.unique(truth.frame[~truth.scored]):
+        t = slice(*np.searchsorted(truth.frame, [number, number + 1]))
+        r = slice(*np.searchsorted(result.frame, [number, number + 1]))
+        iou = iou_matrix(truth.box_xyxy[t], result.box_xyxy[r])
+        rows, columns = linear_sum_assignment(np.where(iou >= MATCH_IOU - EPS, iou, 0), maximize=True)
+        matched = iou[rows, columns] >= MATCH_IOU - EPS
+        unasked[r][columns[matched]] = ~truth.scored[t][rows[matched]]
+    return unasked
 
 
 @dataclass(frozen=True)
@@ -207,16 +226,21 @@ def mask_iou(a: Mask, b: Mask) -> float:
     return common / union if union else 0.0
 
 
-def mask_j(truth: Masks, result: Masks) -> float:
+def mask_j(truth: Masks, result: Masks, unscored: Collection[tuple[int, int]] = ()) -> float:
     """Mean region similarity J in percent.
 
     Every true object is given the one track that serves it best over the whole video. Its J is the mean IoU over all
     frames in which either of the two has a mask, so a mask that is missing and one that should not be there both
     count as 0. The score is the mean over objects.
 
+    Args:
+        truth, result: Masks by frame and identity.
+        unscored: Frames and true identities that count neither way.
+
     Raises:
         UsageError: The truth holds no masks.
     """
+    truth = {f: {i: mask for i, mask in by_id.items() if (f, i) not in unscored} for f, by_id in truth.items()}
     truth_counts, result_counts = _lifetimes(truth), _lifetimes(result)
     if not truth_counts:
         raise UsageError("the ground truth holds no masks: expected at least one to score against")
@@ -229,6 +253,11 @@ def mask_j(truth: Masks, result: Masks) -> float:
                 at = truth_index[track_id], result_index[other_id]
                 overlap[at] += mask_iou(mask, other)
                 common[at] += 1
+    # What the result shows of an object where it is not scored is neither right nor wrong.
+    for number, track_id in unscored:
+        if track_id in truth_index:
+            for other_id in result.get(number, {}):
+                common[truth_index[track_id], result_index[other_id]] += 1
     either = np.array(list(truth_counts.values()))[:, None] + np.array(list(result_counts.values()))[None, :] - common
     j = overlap / either
     rows, columns = linear_sum_assignment(j, maximize=True)

@@ -23,7 +23,11 @@ def test_a_mot_file_is_read(tmp_path: Path) -> None:
     assert truth.track_id.tolist() == [7, 9, 7]
     assert truth.box_xyxy[2].tolist() == [10, 20, 40, 60]
     assert read_mot(path).track_id.tolist() == [7, 8, 9, 7]
+    assert read_mot(path).scored.all()
     assert read_mot(path, ground_truth=True, classes=[1]).track_id.tolist() == [7, 7]
+    marked = read_mot(path, ground_truth=True, unscored=True)
+    assert marked.track_id.tolist() == [7, 8, 9, 7]
+    assert marked.scored.tolist() == [True, False, True, True]
 
 
 def test_an_empty_result_is_a_result(tmp_path: Path) -> None:

@@ -180,6 +180,26 @@ def test_mask_iou_of_crops_is_that_of_full_masks(x: int, y: int, size: int) -> N
     assert mask_iou(a, b) == pytest.approx((full_a & full_b).sum() / max((full_a | full_b).sum(), 1))
 
 
+def test_what_is_not_to_be_scored_neither_helps_nor_hurts() -> None:
+    truth = _make_tracks()
+    scored = np.random.default_rng(1).random(len(truth)) > 0.3
+    asked = replace(truth, scored=scored)
+    assert evaluate(asked, truth).mota == pytest.approx(100)
+    assert evaluate(asked, truth.where(scored)).mota == pytest.approx(100)
+    moved = replace(truth, box_xyxy=truth.box_xyxy + np.where(scored, 0, 500)[:, None].astype(np.float32))
+    assert evaluate(asked, moved).mota == pytest.approx(100 * (1 - (~scored).sum() / scored.sum()))
+    with pytest.raises(UsageError, match="no boxes to score"):
+        evaluate(replace(truth, scored=np.zeros(len(truth), dtype=bool)), truth)
+
+
+def test_masks_that_are_not_to_be_scored_neither_help_nor_hurt() -> None:
+    truth = {1: {1: _square(0, 0)}, 2: {1: _square(5, 0)}, 3: {1: _square(10, 0)}}
+    shifted = {1: {7: _square(0, 0)}, 2: {7: _square(5, 0)}, 3: {7: _square(40, 0)}}
+    assert mask_j(truth, shifted) == pytest.approx(100 * 2 / 3)
+    assert mask_j(truth, shifted, {(3, 1)}) == pytest.approx(100)
+    assert mask_j(truth, {f: shifted[f] for f in (1, 2)}, {(3, 1)}) == pytest.approx(100)
+
+
 def test_mask_j_counts_missing_and_ghost_masks_as_zero() -> None:
     truth = {1: {1: _square(0, 0), 2: _square(50, 0)}, 2: {1: _square(5, 0), 2: _square(50, 5)}}
     assert mask_j(truth, truth) == pytest.approx(100)

@@ -86,7 +86,9 @@ def set_up_source(store: Store, source: str, truth: dict[str, Any]) -> None:
 def scene_scores(store: Store, source: str, folder: Path, truth: dict[str, Any]) -> dict[str, float]:
     """Scores of a scene's tracks in a store against its truth: in percent, switches and objects too many in numbers."""
     video = video_id(store, source)
-    scores = evaluate(read_mot(folder / MOT_NAME, ground_truth=True), from_store(store, video))
+    true = read_mot(folder / MOT_NAME, ground_truth=True, unscored=True)
+    scores = evaluate(true, from_store(store, video))
+    unscored = set(zip(true.frame[~true.scored].tolist(), true.track_id[~true.scored].tolist(), strict=True))
     counted = store.query("select count(*) as n from tracks where source_id = $source", {"source": source})
     return {
         "IDF1": scores.idf1,
@@ -95,7 +97,7 @@ def scene_scores(store: Store, source: str, folder: Path, truth: dict[str, Any])
         "AssA": scores.ass_a,
         "MOTA": scores.mota,
         "IDSW": scores.id_switches,
-        "J": mask_j(_truth_masks(folder), masks_from_store(store, video)),
+        "J": mask_j(_truth_masks(folder), masks_from_store(store, video), unscored),
         "count_error": counted["n"][0].as_py() - len(truth["objects"]),
     }
 

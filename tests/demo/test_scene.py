@@ -160,8 +160,9 @@ def test_mot_file_round_trip(written: tuple[Scene, Path]) -> None:
     for index in range(scene.frame_count):
         for item in scene.truth(index):
             if item.visibility > 0:
-                x0, y0, x1, y1 = np.clip(item.amodal_xyxy, 0, [320, 180, 320, 180])
-                row = [index + 1, item.id, x0, y0, x1 - x0, y1 - y0, 1, item.class_index + 1, item.visibility]
+                x0, y0, x1, y1 = item.box_xyxy
+                scored = item.visibility >= 0.25 and y1 - y0 >= 12
+                row = [index + 1, item.id, x0, y0, x1 - x0, y1 - y0, scored, item.class_index + 1, item.visibility]
                 wanted.append(row)
     assert np.allclose(rows, wanted, atol=6e-4)
     assert (rows[:, 4:6] > 0).all()
