@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flows.errors import CalibrationError
-from flows.georeference import MAX_K1, Calibration, Floats, Lens, from_lonlat, homogeneous
+from flows.georeference import MAX_K1, Calibration, Floats, Lens, homogeneous, middle_lonlat, place_lonlat
 from flows.schema import BoolArray
 
 FLATTEST = 0.01
@@ -132,31 +133,33 @@ def read_points(path: Path, origin_lonlat: tuple[float, float] | None = None) ->
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, skipinitialspace=True))
+            reader = csv.DictReader(file, skipinitialspace=True)
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CalibrationError(f"{path}: not a readable CSV file: {error}") from None
-    header = set(rows[0]) if rows else set()
+    header = set(rows[0][1]) if rows else set()
     ground = next((pair for pair in (("x_m", "y_m"), ("lon", "lat")) if header.issuperset(pair)), None)
     if ground is None or not header.issuperset({"x_px", "y_px"}):
-        found = ", ".join(str(name) for name in rows[0]) if rows else "no rows"
+        found = ", ".join(str(name) for name in rows[0][1]) if rows else "no rows"
         raise CalibrationError(f"{path}: expected the columns x_px, y_px and x_m, y_m (or lon, lat), found {found}")
     points_px, points = (_numbers(path, rows, names) for names in (("x_px", "y_px"), ground))
     if ground == ("x_m", "y_m"):
         return ControlPoints(points_px, points, origin_lonlat)
-    if not ((np.abs(points) <= (180.0, 90.0)).all()):
-        raise CalibrationError(f"{path}: lon must lie within +-180 and lat within +-90 degrees; are they exchanged?")
-    origin = origin_lonlat or (float(points[:, 0].mean()), float(points[:, 1].mean()))
-    return ControlPoints(points_px, from_lonlat(origin, points), origin)
+    origin = origin_lonlat or middle_lonlat(points)
+    try:
+        return ControlPoints(points_px, place_lonlat(origin, points), origin)
+    except CalibrationError as error:
+        raise CalibrationError(f"{path}: {error}") from None
 
 
-def _numbers(path: Path, rows: list[dict[str, Any]], names: tuple[str, str]) -> Floats:
-    values = np.empty((len(rows), 2))
-    for i, row in enumerate(rows):
+def _numbers(path: Path, rows: list[tuple[int, dict[str, Any]]], names: tuple[str, str]) -> Floats:
+    values = np.full((len(rows), 2), np.nan)
+    for i, (line, row) in enumerate(rows):
         for j, name in enumerate(names):
-            try:
+            with suppress(TypeError, ValueError):
                 values[i, j] = float(row[name])
-            except (TypeError, ValueError):
-                raise CalibrationError(f"{path}, line {i + 2}: {name} must be a number, got {row[name]!r}") from None
+            if not np.isfinite(values[i, j]):
+                raise CalibrationError(f"{path}, line {line}: {name} must be a number, got {row[name]!r}")
     return values
 
 

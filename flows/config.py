@@ -153,15 +153,15 @@ class GeoreferenceSettings(_Step):
     """Whether sources without a calibration are placed by telemetry, where there is any."""
     gimbal_pitch_deg: float | None = Field(None, ge=-90, lt=0)
     """Pitch of the camera where telemetry does not say it; -90 looks straight down. Without either, no positions."""
-    focal_35mm: float | None = Field(None, gt=5)
+    focal_35mm: float | None = Field(None, gt=5, le=2000)
     """Focal length in mm, equivalent to 35 mm film, where telemetry does not say it; on the camera's data sheet."""
-    position_sigma_m: float = Field(1.5, gt=0)
+    position_sigma_m: float = Field(1.5, gt=0, le=10_000)
     """Standard deviation of the drone's horizontal position; 0.05 with RTK."""
-    height_sigma_m: float = Field(1.0, gt=0)
+    height_sigma_m: float = Field(1.0, gt=0, le=10_000)
     """Standard deviation of its height above the ground, which is taken as flat."""
-    angle_sigma_deg: float = Field(1.0, gt=0)
+    angle_sigma_deg: float = Field(1.0, gt=0, le=180)
     """Standard deviation of the gimbal's pitch and roll."""
-    heading_sigma_deg: float = Field(3.0, gt=0)
+    heading_sigma_deg: float = Field(3.0, gt=0, le=180)
     """Standard deviation of the gimbal's yaw."""
     focal_sigma_share: float = Field(0.02, ge=0, lt=1)
     """Standard deviation of the focal length, as a share of it."""
@@ -170,25 +170,25 @@ class GeoreferenceSettings(_Step):
 class EventSettings(_Step):
     """What counts as an event, and how near or slow it must be."""
 
-    debounce_seconds: float = Field(0.5, ge=0)
+    debounce_seconds: float = Field(0.5, ge=0, le=86_400)
     """Shorter stays and absences are jitter of the ground point on the zone's edge, or someone cutting its corner."""
-    clear_sigmas: float = Field(2.0, ge=0)
+    clear_sigmas: float = Field(2.0, ge=0, le=1000)
     """How far from a line an object must be seen on both sides, in standard deviations of its ground point."""
-    speed_window_seconds: float = Field(1.0, gt=0)
+    speed_window_seconds: float = Field(1.0, ge=0.01, le=3600)
     """Speeds are displacements over this time."""
-    standing_m_s: float = Field(0.25, gt=0)
+    standing_m_s: float = Field(0.25, ge=0.001, le=1000)
     """Objects slower than this on the ground stand."""
-    standing_sizes_s: float = Field(0.06, gt=0)
+    standing_sizes_s: float = Field(0.06, ge=0.001, le=1000)
     """So do objects slower than this in the picture, in sizes of their box (root of its area) per second."""
     working_classes: tuple[str, ...] = ("excavator", "crane", "loader", "bulldozer")
     """Classes of machines that work where they stand, so that a change of their shape is activity."""
     work_share: float = Field(0.03, gt=0, lt=1)
     """Such a machine works where its mask changes by more than this share of its area within `work_seconds`."""
-    work_seconds: float = Field(2.0, gt=0)
+    work_seconds: float = Field(2.0, ge=0.1, le=3600)
     """Over how long changes of masks are taken: an arm that turns back stands for a moment."""
-    idle_seconds: float = Field(1.5, ge=0)
+    idle_seconds: float = Field(1.5, ge=0, le=86_400)
     """A pause shorter than this between two activities is none, and neither is a shorter activity."""
-    near_m: float = Field(3.0, gt=0)
+    near_m: float = Field(3.0, gt=0, le=1000)
     """A person and a machine are in proximity below this distance of their ground points."""
     person_classes: tuple[str, ...] = ("person",)
     """Classes of people."""
@@ -197,6 +197,12 @@ class EventSettings(_Step):
         *("excavator", "crane", "loader", "bulldozer"),
     )
     """Classes of machines."""
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> EventSettings:
+        if both := set(self.person_classes) & set(self.machine_classes):
+            raise ValueError(f"{', '.join(sorted(both))}: in person_classes and in machine_classes; one of them")
+        return self
 
 
 class RunSettings(_Step):

@@ -56,7 +56,8 @@ def flight_positions(
 
     Returns:
         (N, 2) metres east and north of the origin, and (N,) standard deviation along the direction in which it is
-        largest; NaN where the ray does not meet the ground below the horizon. `BOUND_95` times that holds 95 %.
+        largest; NaN where the ray does not meet the ground below the horizon, where the pose is not known, and where
+        the drone is not surely above the place of take-off. `BOUND_95` times that holds 95 %.
     """
     points_px = np.asarray(points_px, dtype=np.float64).reshape(-1, 2)
     east, north = from_lonlat(origin_lonlat, np.stack([poses.lon_deg, poses.lat_deg], axis=1)).T
@@ -97,5 +98,5 @@ def _meet_ground(given: list[Floats]) -> Floats:
     down = below * np.cos(roll) - level * np.sin(roll)
     ray = forward + right * (right_px / focal) + down * (down_px / focal)
     steep = -ray[2] / np.linalg.norm(ray, axis=0)
-    scale = height / np.where(steep > _LEAST_DOWN, -ray[2], np.nan)
+    scale = np.where(height > 0, height, np.nan) / np.where(steep > _LEAST_DOWN, -ray[2], np.nan)
     return np.stack([east + scale * ray[0], north + scale * ray[1]], axis=1)

@@ -22,6 +22,8 @@ Floats = npt.NDArray[np.float64]
 
 NEAREST_HORIZON = 1e-6
 """A pixel whose homogeneous scale is below this share of the control points' own has no usable ground position."""
+FARTHEST_M = 100_000.0
+"""No camera on the ground or on a drone shows a place this far from another one it shows."""
 MAX_K1 = 0.5
 """Lenses bend no more; up to here the model is one-to-one inside the picture."""
 
@@ -192,6 +194,32 @@ def from_lonlat(origin_lonlat: tuple[float, float], lonlat: Floats) -> Floats:
     """Metres east and north of an origin, (N, 2), of longitudes and latitudes in degrees (N, 2)."""
     x_m, y_m = _local_projection(origin_lonlat)(lonlat[:, 0], lonlat[:, 1])
     return np.stack([x_m, y_m], axis=1)
+
+
+def place_lonlat(origin_lonlat: tuple[float, float], lonlat: Floats) -> Floats:
+    """The same of longitudes and latitudes that a person wrote.
+
+    Raises:
+        CalibrationError: they are no degrees, or so far from the origin that they cannot be meant.
+    """
+    exchanged = "are longitude and latitude exchanged?"
+    if not (np.abs(lonlat) <= (180.0, 90.0)).all():
+        raise CalibrationError(f"lon must lie within +-180 and lat within +-90 degrees; {exchanged}")
+    xy_m = from_lonlat(origin_lonlat, lonlat)
+    if (far_m := float(np.linalg.norm(xy_m, axis=1).max(initial=0.0))) > FARTHEST_M:
+        lon, lat = origin_lonlat
+        raise CalibrationError(
+            f"a place {far_m / 1000:.0f} km from the origin of the source, lon {lon:.5f} lat {lat:.5f}, is in no "
+            f"camera's view; {exchanged}"
+        )
+    return xy_m
+
+
+def middle_lonlat(lonlat: Floats) -> tuple[float, float]:
+    """The mean of longitudes and latitudes (N, 2) of one place, the date line across it or not."""
+    lon, lat = lonlat[:, 0], lonlat[:, 1]
+    mean = float(lon[0] + np.mean((lon - lon[0] + 180) % 360 - 180))
+    return (mean + 180) % 360 - 180, float(lat.mean())
 
 
 def local_frame(origin_lonlat: Sequence[float]) -> str:

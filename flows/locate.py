@@ -63,7 +63,7 @@ def locate_stored(
         rows = np.flatnonzero(pc.equal(observations["video_id"], video_id).to_numpy())
         if len(rows) and (telemetry := _telemetry(uri, settings)) is not None:
             origin = _origin(store, source_id, telemetry, size_px, settings)
-            located[rows] = _fly(observations.take(pa.array(rows)), telemetry, size_px, origin, settings)
+            located[rows] = _fly(uri, observations.take(pa.array(rows)), telemetry, size_px, origin, settings)
     return _with_positions(observations, located)
 
 
@@ -133,6 +133,7 @@ def _with_positions(observations: pa.Table, located: Floats) -> pa.Table:
 
 
 def _fly(
+    uri: str,
     observations: pa.Table,
     telemetry: Telemetry,
     size_px: tuple[int, int],
@@ -142,6 +143,10 @@ def _fly(
     """Positions of one video's observations, (N, 3) as in `POSITION`."""
     points_px, sigma_px = _ground_points(observations)
     poses = telemetry.at(observations["pts_ns"].to_numpy())
+    if gap := int(np.isnan(poses.lon_deg).sum()):
+        _log.warning(
+            "%s: telemetry is missing for %d of %d observations, whose positions stay unknown", uri, gap, len(points_px)
+        )
     return np.column_stack(flight_positions(poses, points_px, sigma_px, size_px, origin_lonlat, _noise(settings)))
 
 

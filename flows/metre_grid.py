@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from flows.decode import read_frames
-from flows.errors import VideoError
+from flows.errors import UsageError, VideoError
 from flows.georeference import Calibration, Floats, ground_positions, to_pixels
 from flows.output import written_whole
 from flows.overlay import label_image
@@ -23,6 +23,8 @@ from flows.schema import BoolArray, ImageArray
 _STEPS_M = (0.5, 1, 2, 5, 10, 20, 50, 100)
 _LINES = 14
 """Grid lines in one direction over the ground the control points span; more hide the picture."""
+_MOST_LINES = 200
+"""More in one direction would be a plain area."""
 _MARGIN = 0.75
 """How far the grid reaches beyond the control points, as a share of their extent."""
 _SAMPLES = 60  # a lens bends lines, so they are drawn as polylines
@@ -44,7 +46,8 @@ def first_picture(uri: str) -> ImageArray:
         VideoError: neither can be read.
     """
     if Path(uri).suffix.lower() in _PICTURES:
-        image = cv2.imread(uri)
+        # OpenCV would put a line of its own on the terminal for a file that is not there.
+        image = cv2.imread(uri) if Path(uri).is_file() else None
         if image is None:
             raise VideoError(f"{uri}: not a picture that can be read")
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
@@ -54,8 +57,19 @@ def first_picture(uri: str) -> ImageArray:
 
 
 def write_check(path: Path, image_rgb: ImageArray, calibration: Calibration, step_m: float | None = None) -> float:
-    """Draw a calibration on a picture and write it; returns the metres between grid lines."""
-    step_m = step_m or _fitting_step(calibration)
+    """Draw a calibration on a picture and write it; returns the metres between grid lines.
+
+    Raises:
+        UsageError: a step that gives no grid, or a file name that is no picture's.
+    """
+    if (path.suffix or ".png").lower() not in _PICTURES:
+        raise UsageError(f"{path}: expected the name of a picture ({', '.join(_PICTURES)})")
+    low, high = _extent(calibration)
+    least, most = float((high - low).max()) / _MOST_LINES, float((high - low).max())
+    if step_m is None:
+        step_m = _fitting_step(calibration)
+    elif not least <= step_m <= most:
+        raise UsageError(f"a grid of this ground has lines every {least:.2g} to {most:.2g} m, got {step_m:g}")
     image = np.require(image_rgb.copy(), requirements=["C", "W"])
     _draw_horizon(image, calibration)
     _draw_grid(image, calibration, step_m)

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from flows.config import Settings
@@ -13,7 +14,7 @@ from flows.console import StoreOption, err, existing_store, known_sources, must_
 from flows.errors import CalibrationError, UsageError
 from flows.georeference import Calibration
 from flows.schema import EPOCH, ImageArray
-from flows.store import Store
+from flows.store import Store, Zone
 
 events_app = typer.Typer(no_args_is_help=True, help="Events: visits, crossings, speeds, stops, work, encounters.")
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings; see docs/settings.md.")]
@@ -37,6 +38,10 @@ def calibrate(
 ) -> None:
     """Fit a source's ground plane from control points and recompute its events; or check the calibration there is."""
     settings = Settings.load(config)
+    if points is None and (since is not None or k1 is not None or fit_lens):
+        raise UsageError("--from, --k1 and --fit-lens belong to a fit: give control points with --points")
+    if check is None and grid_m is not None:
+        raise UsageError("--grid-m belongs to a picture: name one with --check")
     with existing_store(store) as opened:
         if points is not None:
             calibration = _fitted(opened, source, points, k1, fit_lens, still)
@@ -107,7 +112,9 @@ def _describe(calibration: Calibration) -> None:
         out.print(f"it flies: placed by telemetry, to {calibration.rmse_m:.1f} m in the first picture's middle")
         return
     used, given = int(calibration.inliers.sum()), len(calibration.points_px)
-    out.print(f"{used} of {given} points fit, error {calibration.rmse_m:.3f} m (root mean square)")
+    # Eight numbers are fitted, and four points are eight: whatever they are, no error is left.
+    error = f"{calibration.rmse_m:.3f} m (root mean square)" if used > 4 else "unknown: four points always fit"
+    out.print(f"{used} of {given} points fit, error {error}")
     if calibration.lens:
         out.print(f"lens distortion k1 {calibration.lens.k1:+.4f}")
     for row, inlier in enumerate(calibration.inliers.tolist()):
@@ -126,8 +133,11 @@ def zones(
     from flows.zones import read_zones
 
     settings = Settings.load(config)
+    if file is not None and restore is not None:
+        raise UsageError("a file gives zones and --restore takes up old ones: use one of them")
     with existing_store(store) as opened:
         if file is None and restore is None:
+            _note_if_unknown(opened, source)
             for version in opened.zone_versions(source):
                 names = ", ".join(zone.name for zone in version.zones) or "none"
                 out.print(f"version {version.version}  {version.written_at:%Y-%m-%d %H:%M:%S}  {names}")
@@ -143,6 +153,7 @@ def zones(
         opened.write_zones(source, chosen)
         events = _recompute(opened, source, settings)
         _note_if_unknown(opened, source)
+        _note_if_unseen(opened, source, chosen)
     out.print(f"{len(chosen)} zones and lines, {events} events")
 
 
@@ -166,6 +177,18 @@ def _note_if_unknown(store: Store, source: str) -> None:
     if source not in (known := known_sources(store)):
         note = f"note: no video of source {source!r} yet; the store has {', '.join(known) or 'none'}"
         err.print(note, markup=False, highlight=False)
+
+
+def _note_if_unseen(store: Store, source: str, zones: list[Zone]) -> None:
+    """Points measured on a picture of another size, or metres taken for pixels, lie outside it."""
+    if source not in known_sources(store):
+        return
+    _, width_px, height_px = _newest_video(store, source)
+    for zone in zones:
+        (x0, y0), (x1, y1) = np.min(zone.points, axis=0), np.max(zone.points, axis=0)
+        if zone.unit == "px" and (x1 < 0 or y1 < 0 or x0 > width_px or y0 > height_px):
+            note = f"note: {zone.kind} {zone.name!r} lies outside the picture, which is {width_px}x{height_px} px"
+            err.print(note, markup=False, highlight=False)
 
 
 def _recompute(store: Store, source: str, settings: Settings) -> int:

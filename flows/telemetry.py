@@ -41,6 +41,8 @@ _PATTERNS = {name: [re.compile(p, re.IGNORECASE) for p in patterns] for name, pa
 
 _LONGEST_FOCAL_35MM = 170.0
 """Beyond this, `focal_len` is in tenths of a millimetre, as several models write it (240 for 24 mm)."""
+REACH_NS = 2 * NS
+"""Blocks come once a second at least; from a moment further from any of them a drone may be anywhere."""
 _COURSE_SECONDS = 2.0
 _COURSE_LEAST_M_S = 1.0
 """Slower than this over `_COURSE_SECONDS`, the course says nothing about where a drone points."""
@@ -89,10 +91,12 @@ class Telemetry:
         return replace(self, yaw_deg=np.where(np.isfinite(self.yaw_deg), self.yaw_deg, filled))
 
     def at(self, pts_ns: npt.NDArray[np.int64]) -> Telemetry:
-        """Poses at other times (M,), interpolated; beyond the ends, those of the ends."""
+        """Poses at other times (M,), interpolated; NaN more than `REACH_NS` from any block."""
+        after = np.clip(np.searchsorted(self.pts_ns, pts_ns), 0, len(self.pts_ns) - 1)
+        away_ns = np.minimum(*(np.abs(self.pts_ns[i] - pts_ns) for i in (np.maximum(after - 1, 0), after)))
 
         def moved(values: Floats) -> Floats:
-            return np.interp(pts_ns, self.pts_ns, values)
+            return np.where(away_ns <= REACH_NS, np.interp(pts_ns, self.pts_ns, values), np.nan)
 
         def turned(degrees: Floats) -> Floats:
             return np.degrees(moved(np.unwrap(np.radians(degrees))))
@@ -130,17 +134,18 @@ def read_srt(text: str, name: str) -> Telemetry:
         pts_ns = ((hours * 60 + minutes) * 60 + seconds) * NS + milliseconds * (NS // 1000)
         digits = max(digits, *(len(part.partition(".")[2]) for part in position))
         place = (float(position[0]), float(position[1]))
-        if place != (0.0, 0.0):  # before the satellites are found, DJI writes zeros
+        # Before the satellites are found, DJI writes zeros.
+        if place != (0.0, 0.0) and abs(place[0]) <= 180 and abs(place[1]) <= 90:
             rows.append((pts_ns, *place, *_angles(block)))
     if not rows:
         shown = " ".join(text.split())[:120]
         raise TelemetryError(f"{name}: no DJI telemetry with positions in it; it begins with {shown!r}")
     columns = np.array(rows, dtype=np.float64).T
-    pts_ns = columns[0].astype(np.int64)
-    kept = np.flatnonzero(np.diff(pts_ns, prepend=-1) > 0)
+    # By time, whatever their order in the file, and the first of each.
+    pts_ns, kept = np.unique(columns[0].astype(np.int64), return_index=True)
     lon, lat, height, yaw, pitch, roll, focal = columns[1:, kept]
     focal = np.where(focal > _LONGEST_FOCAL_35MM, focal / 10, focal)
-    return Telemetry(pts_ns[kept], lon, lat, height, yaw, pitch, roll, focal, _METRES_PER_DEGREE / 10.0**digits)
+    return Telemetry(pts_ns, lon, lat, height, yaw, pitch, roll, focal, _METRES_PER_DEGREE / 10.0**digits)
 
 
 def beside(uri: str) -> Telemetry | None:

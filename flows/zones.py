@@ -9,11 +9,15 @@ import numpy as np
 import shapely
 import yaml
 
-from flows.errors import ConfigError
-from flows.georeference import Floats, from_lonlat
+from flows.errors import CalibrationError, ConfigError
+from flows.georeference import Floats, place_lonlat
 from flows.store.base import Zone
 
 _FIELDS = ("name", "kind", "unit", "points")
+_LEAST = {"px": 1.0, "m": 0.01}
+"""A zone or line of less extent is a mistake: degrees taken for pixels or metres, or all its points in one place."""
+_MOST = 1e9
+"""A coordinate beyond this is no place in a picture or on a site."""
 
 
 def read_zones(path: Path, origin_lonlat: tuple[float, float] | None = None) -> list[Zone]:
@@ -28,7 +32,7 @@ def read_zones(path: Path, origin_lonlat: tuple[float, float] | None = None) -> 
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable YAML or GeoJSON file: {error}") from None
     entries = None
     if isinstance(content, dict):
@@ -53,27 +57,45 @@ def _zone(path: Path, number: int, entry: Any, origin_lonlat: tuple[float, float
         )
     if missing := {"name", "kind", "points"} - fields.keys():
         raise ConfigError(f"{where}: {', '.join(sorted(missing))} is missing")
-    points, unit = _points(where, fields["points"]), str(fields.get("unit", "px"))
+    name, points, unit = _name(where, fields["name"]), _points(where, fields["points"]), str(fields.get("unit", "px"))
     if fields["kind"] == "zone" and len(points) > 1 and (points[0] == points[-1]).all():
         points = points[:-1]
     if unit == "lonlat":
         points, unit = _in_metres(where, points, origin_lonlat), "m"
     try:
-        zone = Zone(str(fields["name"]), str(fields["kind"]), _pairs(points), unit)
+        zone = Zone(name, str(fields["kind"]), _pairs(points), unit)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
+    if np.ptp(points, axis=0).max() < _LEAST[unit]:
+        raise ConfigError(
+            f"{where} ({name}): it is smaller than {_LEAST[unit]:g} {unit}; are its points of unit: lonlat?"
+        )
     if zone.kind == "zone" and not shapely.is_valid(polygon := shapely.polygons(points)):
-        raise ConfigError(f"{where} ({zone.name}): its edge crosses itself ({shapely.is_valid_reason(polygon)})")
+        flat = shapely.area(shapely.convex_hull(polygon)) == 0
+        reason = (
+            "its points lie on one line" if flat else f"its edge crosses itself ({shapely.is_valid_reason(polygon)})"
+        )
+        raise ConfigError(f"{where} ({name}): {reason}")
     return zone
+
+
+def _name(where: str, given: Any) -> str:
+    """A name as text; what YAML makes of `yes`, of nothing, or of a list is none."""
+    name = str(given).strip()
+    if isinstance(given, bool | list | dict | None) or not name.isprintable() or not name:
+        raise ConfigError(
+            f"{where}: a name must be printable text (in quotes if YAML reads it otherwise), got {given!r}"
+        )
+    return name
 
 
 def _points(where: str, given: Any) -> Floats:
     try:
         points = np.array(given, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         points = np.empty(0)
-    if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
-        raise ConfigError(f"{where}: points must be [[x, y], ...], got {given!r}")
+    if points.ndim != 2 or points.shape[1] != 2 or not (np.abs(points) <= _MOST).all():
+        raise ConfigError(f"{where}: points must be [[x, y], ...] up to {_MOST:g}, got {str(given)[:200]}")
     return points
 
 
@@ -83,9 +105,10 @@ def _in_metres(where: str, lonlat: Floats, origin_lonlat: tuple[float, float] | 
             f"{where}: longitude and latitude need a source whose place is known: calibrate it from points with the "
             "columns lon and lat first"
         )
-    if not (np.abs(lonlat) <= (180.0, 90.0)).all():
-        raise ConfigError(f"{where}: points must be [[lon, lat], ...] in degrees; are they exchanged?")
-    return from_lonlat(origin_lonlat, lonlat)
+    try:
+        return place_lonlat(origin_lonlat, lonlat)
+    except CalibrationError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _pairs(points: Floats) -> tuple[tuple[float, float], ...]:
@@ -94,6 +117,8 @@ def _pairs(points: Floats) -> tuple[tuple[float, float], ...]:
 
 def _from_geojson(where: str, feature: dict[str, Any]) -> dict[str, Any]:
     geometry, properties = feature.get("geometry") or {}, feature.get("properties") or {}
+    if not isinstance(geometry, dict) or not isinstance(properties, dict):
+        raise ConfigError(f"{where}: expected objects as geometry and properties, got {geometry!r} and {properties!r}")
     kind = {"Polygon": "zone", "LineString": "line"}.get(str(geometry.get("type")))
     points = geometry.get("coordinates")
     if kind is None or not isinstance(points, list):

@@ -24,6 +24,9 @@ def test_flags_win_over_environment_over_file(tmp_path, monkeypatch):
         ("detect: [", "not a readable YAML"),
         ("detect: 5", "detect: expected its fields"),
         ("plan: {chunk_seconds: .inf}", "plan.chunk_seconds"),
+        ("events: {speed_window_seconds: 1.0e300}", "events.speed_window_seconds"),
+        ("events: {near_m: 1.0e300}", "events.near_m"),
+        ("events: {machine_classes: [person]}", "person: in person_classes and in machine_classes"),
         ("segment: {image_size: 100}", "segment.image_size: Input should be a multiple of 32"),
     ],
 )

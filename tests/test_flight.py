@@ -44,6 +44,14 @@ def test_a_heading_that_may_be_any_widens_the_bound_with_distance_from_the_middl
     assert sigma_m[1] > 15
 
 
+def test_below_the_place_of_take_off_nothing_is_seen():
+    """Its rays would meet the ground behind the camera."""
+    found_m, _ = flight_positions(
+        make_poses(1, height_m=-3.0), np.array([[3000, 1080.0]]), 1.0, SIZE_PX, ORIGIN, PoseNoise()
+    )
+    assert np.isnan(found_m).all()
+
+
 def test_the_sky_is_nowhere():
     found_m, sigma_m = flight_positions(
         make_poses(1, pitch_deg=-10), np.array([[1920, 0.0]]), 1.0, SIZE_PX, ORIGIN, PoseNoise()

@@ -259,8 +259,11 @@ def test_longitude_and_latitude_come_back(tmp_path):
     [
         ("", "no rows"),
         ("a,b\n1,2\n", "found a, b"),
-        ("x_px,y_px,x_m,y_m\n1,2,3,4\n1,2,three,4\n", "line 3: x_m must be a number, got 'three'"),
+        ("x_px,y_px,x_m,y_m\n1,2,3,4\n\n1,2,three,4\n", "line 4: x_m must be a number, got 'three'"),
+        ("x_px,y_px,x_m,y_m\n1,2,3,4\n1,2,3\n", "line 3: y_m must be a number, got None"),
+        ("x_px,y_px,lon,lat\n1,2,10,nan\n", "line 2: lat must be a number, got 'nan'"),
         ("x_px,y_px,lon,lat\n1,2,10,110\n", "exchanged"),
+        ("x_px,y_px,lon,lat\n1,2,10,47\n1,3,47,10\n", r"points\.csv: a place .* km from the origin .* exchanged"),
     ],
 )
 def test_a_bad_points_file_names_the_place(tmp_path, text, message):
@@ -268,6 +271,13 @@ def test_a_bad_points_file_names_the_place(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(CalibrationError, match=message):
         read_points(path)
+
+
+def test_a_place_may_lie_across_the_date_line(tmp_path):
+    path = tmp_path / "points.csv"
+    path.write_text("x_px,y_px,lon,lat\n0,0,179.9999,10\n9,0,-179.9999,10\n")
+    points = read_points(path)
+    assert points.points_m == pytest.approx(np.array([[-10.97, 0], [10.97, 0]]), abs=0.01)
 
 
 def test_a_missing_points_file_is_named(tmp_path):

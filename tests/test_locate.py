@@ -105,6 +105,18 @@ def test_what_is_not_known_stays_unknown(tmp_path, caplog, gimbal, settings, sai
     assert (said in caplog.text) if said else not caplog.text
 
 
+def test_what_telemetry_misses_stays_unknown_and_is_counted(tmp_path, caplog):
+    video = _make_flight(tmp_path)
+    text = (tmp_path / "DJI_1.SRT").read_text().split("\n\n")
+    (tmp_path / "DJI_1.SRT").write_text("\n\n".join(text[:5]))
+    store = make_store(tmp_path / "store", video, [sighting(video, "a", i, (10, 10, 30, 50)) for i in range(10)])
+    observations = pa.Table.from_batches(list(store.observations(Filter(source_id="drone"))))
+    with caplog.at_level(logging.WARNING):
+        located = locate_stored(store, "drone", observations, GeoreferenceSettings())
+    assert located["x_m"].is_null().to_pylist() == [False] * 7 + [True] * 3
+    assert "DJI_1.MP4: telemetry is missing for 3 of 10 observations" in caplog.text
+
+
 def test_a_pitch_given_by_hand_fills_in(tmp_path):
     video = _make_flight(tmp_path, "")
     store = make_store(tmp_path / "store", video, [sighting(video, "a", i, (10, 10, 30, 50)) for i in range(3)])

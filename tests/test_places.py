@@ -78,6 +78,31 @@ def test_a_calibration_is_fitted_and_drawn(url, tmp_path):
         assert first.lens.centre_px == (320, 180)
 
 
+def test_what_may_be_a_mistake_is_noted(url, tmp_path):
+    (tmp_path / "points.csv").write_text(POINTS.rsplit("320,360", 1)[0])
+    assert "4 of 4 points fit, error unknown" in _sightflow(
+        "calibrate", "gate", "--points", tmp_path / "points.csv", "--store", url
+    )
+    (tmp_path / "zones.yaml").write_text(
+        ZONES.replace("[[0, 100], [640, 100]", "[[0, 9100], [640, 9100]").replace("360", "9360")
+    )
+    done = CliRunner().invoke(app, ["zones", "gate", str(tmp_path / "zones.yaml"), "--store", url])
+    assert "zone 'yard' lies outside the picture" in done.stderr
+    assert "no video of source 'gaet'" in CliRunner().invoke(app, ["zones", "gaet", "--store", url]).stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "step_m"), [("a.png", 0), ("a.png", -1), ("a.png", float("nan")), ("a.png", 1e-9), ("a.pdf", 1)]
+)
+def test_a_grid_that_cannot_be_drawn_is_refused(url, tmp_path, file, step_m):
+    (tmp_path / "points.csv").write_text(POINTS)
+    still = tmp_path / "still.png"
+    cv2.imwrite(str(still), np.full((360, 640, 3), 90, dtype=np.uint8))
+    given = ("--points", tmp_path / "points.csv", "--still", still, "--grid-m", step_m)
+    with pytest.raises(UsageError, match=r"a grid of this ground has lines every|expected the name of a picture"):
+        _sightflow("calibrate", "gate", *given, "--check", tmp_path / file, "--store", url)
+
+
 def test_the_base_install_places_and_stitches(url, tmp_path):
     """What touches no video needs no extra."""
     (tmp_path / "zones.yaml").write_text(ZONES)
@@ -108,5 +133,12 @@ def test_what_cannot_be_meant_says_so(url, tmp_path):
         _sightflow("calibrate", "yard", "--store", url)
     with pytest.raises(UsageError, match="use one of them"):
         _sightflow("calibrate", "gate", *points, "--k1", 0.1, "--fit-lens", "--store", url)
+    with pytest.raises(UsageError, match="with --points"):
+        _sightflow("calibrate", "gate", "--k1", 0.1, "--store", url)
+    with pytest.raises(UsageError, match="name one with --check"):
+        _sightflow("calibrate", "gate", "--grid-m", 1, "--store", url)
+    (tmp_path / "zones.yaml").write_text(ZONES)
+    with pytest.raises(UsageError, match="use one of them"):
+        _sightflow("zones", "gate", tmp_path / "zones.yaml", "--restore", 1, "--store", url)
     with pytest.raises(UsageError, match="--still"):
         _sightflow("calibrate", "nowhere", *points, "--k1", 0.1, "--store", url)

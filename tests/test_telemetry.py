@@ -88,6 +88,27 @@ def test_zeros_before_the_satellites_are_found_are_no_positions():
     assert read_srt(start, "a.srt").pts_ns.tolist() == [NS]
 
 
+def test_blocks_in_any_order_are_read_by_time():
+    """A block out of place in the file bends nothing."""
+    times = [0, 1, 5, 3, 4, 3, 6]
+    blocks = (f"00:00:0{s},000 --> x\nGPS(7.{s:04d},46.5,19) BAROMETER:60.{i}" for i, s in enumerate(times))
+    read = read_srt("\n\n".join(blocks), "a.srt")
+    assert (read.pts_ns // NS).tolist() == [0, 1, 3, 4, 5, 6]
+    assert read.lon_deg == pytest.approx(7 + np.array([0, 1, 3, 4, 5, 6]) * 1e-4)
+    assert read.height_m[2] == 60.3
+
+
+def test_far_from_any_block_nothing_is_known():
+    blocks = (f"00:00:{s:02d},000 --> x\nGPS(7.{s:04d},46.5,19) BAROMETER:60" for s in (10, 11, 30))
+    at = read_srt("\n\n".join(blocks), "a.srt").at(np.array([7.9, 8.1, 11.5, 13.1, 20, 28.1, 32.1]) * NS)
+    assert np.isnan(at.lon_deg).tolist() == [True, False, False, True, True, False, True]
+
+
+def test_what_is_no_place_on_earth_is_none():
+    with pytest.raises(TelemetryError, match="no DJI telemetry with positions"):
+        read_srt(LEGACY.replace("46.5123", "146.5123"), "a.srt")
+
+
 @pytest.mark.parametrize("text", ["", "1\n00:00:00,000 --> 00:00:02,000\nHello, said the fox.\n"])
 def test_subtitles_without_telemetry_are_named(text):
     with pytest.raises(TelemetryError, match=r"film\.SRT: no DJI telemetry"):

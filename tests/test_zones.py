@@ -52,6 +52,18 @@ def test_zones_are_read_from_yaml_and_geojson(tmp_path):
         ("zones: [{name: a, kind: zone, points: [[0, 0], [1, 1], [1, 0], [0, 1]]}]", "edge crosses itself"),
         ("features: [{type: Feature, geometry: {type: Point, coordinates: [0, 0]}}]", "got 'Point'"),
         (ZONES_YAML.replace("gate", "yard"), "yard is used more than once"),
+        ("zones: [{name: , kind: line, points: [[0, 0], [9, 9]]}]", "a name must be printable text .* got None"),
+        ("zones: [{name: no, kind: line, points: [[0, 0], [9, 9]]}]", "a name must be printable text .* got False"),
+        ("zones: [{name: ' ', kind: line, points: [[0, 0], [9, 9]]}]", "a name must be printable text"),
+        ('zones: [{name: "a\\0", kind: line, points: [[0, 0], [9, 9]]}]', "a name must be printable text"),
+        ("zones: [{name: a, kind: line, points: [[5, 5], [5, 5]]}]", "smaller than 1 px"),
+        ("zones: [{name: a, kind: line, unit: m, points: [[7.1, 46.5], [7.101, 46.5]]}]", "unit: lonlat"),
+        ("zones: [{name: a, kind: zone, points: [[0, 0], [9, 9], [5, 5]]}]", "its points lie on one line"),
+        ("zones: [{name: a, kind: line, points: [[0, 0], [1e300, 1]]}]", "points must be"),
+        (f"zones: [{{name: a, kind: line, points: [[0, 0], [1{'0' * 400}, 1]]}}]", "points must be"),
+        (f"zones: {'[' * 3000}", "not a readable YAML"),
+        ("features: [{type: Feature, geometry: [1]}]", "expected objects as geometry and properties"),
+        ("features: [{type: Feature, properties: name}]", "expected objects as geometry and properties"),
     ],
 )
 def test_a_bad_zones_file_names_the_place(tmp_path, text, message):
@@ -74,6 +86,8 @@ def test_longitude_and_latitude_become_metres_of_the_source(tmp_path):
     assert from_lonlat((7.1, 46.5), np.array(ring[:3])) == pytest.approx(np.array(zone.points))
     with pytest.raises(ConfigError, match=r"calibrate it from points with the columns lon and lat"):
         read_zones(path)
+    with pytest.raises(ConfigError, match=r"zone 1: a place .* km from the origin"):
+        read_zones(path, (46.5, 7.1))
 
 
 def test_every_set_of_zones_is_kept(store_url):

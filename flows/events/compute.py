@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.config import EventSettings, GeoreferenceSettings
-from flows.errors import CalibrationError
 from flows.events.activity import activity, changes_at, standing, stops, waits
 from flows.events.crossings import crossings
 from flows.events.cycles import cycles
@@ -44,15 +43,13 @@ def compute_events(
 
     Args:
         observations: of one source, at least `COLUMNS` of `track_observations`, in any order.
-        zones: in pixels or metres; their names are different.
+        zones: in pixels or metres; their names are different. One in metres counts nothing, with a line in the log,
+            where no observation has a ground position.
         settings: what counts; the defaults if None.
         changes: of masks (schema `work.CHANGES`), where machines that stand shall be seen working.
 
     Returns:
         `schema.EVENTS`, by time; the same observations and zones give the same ids.
-
-    Raises:
-        CalibrationError: a zone in metres where no observation has a ground position.
     """
     if not observations.num_rows:
         return EVENTS.empty_table()
@@ -61,7 +58,16 @@ def compute_events(
     tables = [_table(scene, view, found) for view, found in _of_tracks(scene, settings, changes)]
     visited = []
     for zone in zones:
-        view = scene.view(zone)
+        view = scene.views[zone.unit]
+        if not len(view.paths.row):
+            # No error: the calibration may come later, and the other zones and sources of a run are well.
+            _log.warning(
+                "%s %r is in metres, but no observation has a ground position, so it counts nothing: calibrate the "
+                "source, or give it in pixels (unit: px)",
+                zone.kind,
+                zone.name,
+            )
+            continue
         if zone.kind == "line":
             tables.append(_table(scene, view, crossings(view.paths, zone, settings.clear_sigmas)))
             continue
@@ -148,15 +154,6 @@ class _Scene:
         inferred = pc.is_in(observations["state"], pa.array(INFERRED_STATES)).to_numpy()
         views = {u: _View(p, speed_m_s[p.row], inferred[p.row]) for u, p in by_unit.items()}
         return cls(observations, views, stands)
-
-    def view(self, zone: Zone) -> _View:
-        view = self.views[zone.unit]
-        if not len(view.paths.row):
-            raise CalibrationError(
-                f"{zone.kind} {zone.name!r} is in metres, but no observation has a ground position: calibrate the "
-                "source, or give the zone in pixels (unit: px)"
-            )
-        return view
 
     def of_classes(self, view: _View, names: Sequence[str]) -> BoolArray:
         """(N,) which observations of a view are of these classes."""

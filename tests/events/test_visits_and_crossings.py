@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.errors import CalibrationError
 from flows.events import recompute_events
 from flows.schema import EVENTS
 from flows.store import Zone, open_store
@@ -123,10 +122,36 @@ def test_no_observations_or_zones_noevents_of():
     assert events_of(make_observations({}), [SQUARE, LINE, Zone("m", "line", LINE.points, "m")]).num_rows == 0
 
 
-def test_metres_without_calibration_say_so():
+def test_metres_without_calibration_say_so(caplog):
     observations = make_observations({"a": [(0, 1, 1)]}, x_m=pa.nulls(1), y_m=pa.nulls(1), sigma_m=pa.nulls(1))
-    with pytest.raises(CalibrationError, match=r"'yard' is in metres.*calibrate the source"):
-        events_of(observations, [Zone("yard", "zone", SQUARE.points, "m")])
+    zones = [Zone("in metres", "zone", SQUARE.points, "m"), SQUARE]
+    found = events_of(observations, zones, "visit", debounce_seconds=0)
+    # The zones that can be counted are.
+    assert found["zone"].to_pylist() == ["yard"]
+    assert "'in metres' is in metres, but no observation has a ground position" in caplog.text
+
+
+def test_recomputing_changes_nothing_and_stores_agree(store_url, tmp_path):
+    yard = Zone("入口 'q\" ☃", "zone", ((-10.0, 5), (10, 5), (10, 60), (-10, 60)), "m")
+    found = []
+    for url in (store_url, str(tmp_path / "reference")):
+        with open_store(url) as store:
+            fill(store)
+            store.write_zones("gate", [yard, LINE])
+            first = recompute_events(store, "gate")
+            stored = store.query("select * from events where source_id = 'gate' order by ts, event_id")
+            assert recompute_events(store, "gate").equals(first)
+            assert store.query("select * from events where source_id = 'gate' order by ts, event_id").equals(stored)
+            assert "visit" in stored["kind"].to_pylist()
+            found.append(stored.select(EVENTS.names).cast(EVENTS))
+    assert found[0].equals(found[1])
+
+
+def test_tracks_of_one_observation_are_events_too():
+    found = events_of(make_observations({"a": [(0, 5, 5)], "b": [(0, 50, 5)]}), [SQUARE, LINE], "presence", "active")
+    assert found["kind"].to_pylist().count("presence") == 2
+    assert set(found["duration_s"].to_pylist()) == {0.0}
+    assert found["speed_max_m_s"].null_count == found.num_rows
 
 
 def test_events_are_recomputed_from_what_is_stored(store_url):
