@@ -142,10 +142,10 @@ def read_srt(text: str, name: str) -> Telemetry:
         raise TelemetryError(f"{name}: no DJI telemetry with positions in it; it begins with {shown!r}")
     columns = np.array(rows, dtype=np.float64).T
     # By time, whatever their order in the file, and the first of each.
-    pts_ns, kept = np.unique(columns[0].astype(np.int64), return_index=True)
+    times_ns, kept = np.unique(columns[0].astype(np.int64), return_index=True)
     lon, lat, height, yaw, pitch, roll, focal = columns[1:, kept]
     focal = np.where(focal > _LONGEST_FOCAL_35MM, focal / 10, focal)
-    return Telemetry(pts_ns, lon, lat, height, yaw, pitch, roll, focal, _METRES_PER_DEGREE / 10.0**digits)
+    return Telemetry(times_ns, lon, lat, height, yaw, pitch, roll, focal, _METRES_PER_DEGREE / 10.0**digits)
 
 
 def beside(uri: str) -> Telemetry | None:

@@ -146,9 +146,18 @@ def test_beyond_the_horizon_is_nowhere():
     assert np.isnan(to_pixels(calibration, np.array([[0.0, -50]]))).all()
 
 
-def test_sigma_is_the_spread_of_noisy_pixels():
-    calibration = _make_calibration()
-    point_px = np.array([[250.0, 300.0]])
+def test_what_a_lens_does_not_show_is_nowhere():
+    lens = Lens.of_picture(0.3, *SIZE_PX)
+    assert np.isnan(lens.bend(np.array([[320.0, 5000]]))).all()
+    assert np.isfinite(lens.bend(np.array([[320.0, 400]]))).all()
+
+
+@pytest.mark.parametrize("lens", [None, Lens.of_picture(-0.4, *SIZE_PX)], ids=["straight", "barrel"])
+def test_sigma_is_the_spread_of_noisy_pixels(lens):
+    points_px = np.array([[40, 300], [600, 300], [600, 470], [40, 470.0]])
+    straight_px = lens.straighten(points_px) if lens else points_px
+    calibration = fit_homography(points_px, _make_camera().to_ground(straight_px), lens=lens)
+    point_px = np.array([[560.0, 440.0]])
     _, sigma_m = ground_positions(calibration, point_px, 1.5)
     noisy_px = point_px + np.random.default_rng(1).normal(0, 1.5, (20_000, 2))
     spread_m = np.linalg.eigvalsh(np.cov(ground_positions(calibration, noisy_px, 1.5)[0].T))

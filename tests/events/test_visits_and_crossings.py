@@ -143,8 +143,13 @@ def test_recomputing_changes_nothing_and_stores_agree(store_url, tmp_path):
             assert recompute_events(store, "gate").equals(first)
             assert store.query("select * from events where source_id = 'gate' order by ts, event_id").equals(stored)
             assert "visit" in stored["kind"].to_pylist()
-            found.append(stored.select(EVENTS.names).cast(EVENTS))
-    assert found[0].equals(found[1])
+            # To nine digits: sums over tracks follow the order of rows, which is the store's.
+            found.append([{k: _rounded(v) for k, v in row.items()} for row in stored.select(EVENTS.names).to_pylist()])
+    assert found[0] == found[1]
+
+
+def _rounded(value):
+    return round(value, 9) if isinstance(value, float) else value
 
 
 def test_tracks_of_one_observation_are_events_too():
