@@ -83,6 +83,12 @@ def test_a_drone_that_hovers_has_no_course():
     assert np.isnan(hovering.yaw_deg).all()
 
 
+def test_a_place_that_flickers_by_its_last_digit_is_no_course():
+    east = [0, 0, 1, 1, 0, 0, 1, 1]
+    blocks = (f"00:00:{s:02d},000 --> x\nGPS(7.123{e},46.5123,19) BAROMETER:60" for s, e in enumerate(east))
+    assert np.isnan(read_srt("\n\n".join(blocks), "a.srt").with_course().yaw_deg).all()
+
+
 def test_zeros_before_the_satellites_are_found_are_no_positions():
     start = LEGACY.replace("GPS(7.1234,46.5123,19)", "GPS(0.0000,0.0000,0)", 1)
     assert read_srt(start, "a.srt").pts_ns.tolist() == [NS]

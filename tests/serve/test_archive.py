@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
 from flows.georeference import Calibration
+from flows.privacy import hide_classes
 from flows.probe import probe
 from flows.store import open_store
 from serve.api import make_api
@@ -117,6 +119,27 @@ def test_a_cut_of_the_video_around_a_track(tmp_path):
         assert len(list(container.decode(video=0))) == 30
     (tmp_path / "v.mp4").unlink()
     assert "put the file back" in _problem(client.get(f"/v1/videos/{video_id}/clip", params={"track": track_id}), 404)
+
+
+def _details(client: TestClient, video_id: str, track_id: str, where: tuple[slice, slice]) -> float:
+    """How much neighbouring pixels differ in a part of the cut's sixteenth frame."""
+    answer = client.get(f"/v1/videos/{video_id}/clip", params={"track": track_id})
+    with av.open(io.BytesIO(answer.content)) as container:
+        image = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)][15]
+    return float(np.abs(np.diff(image[where].astype(int), axis=1)).mean())
+
+
+@pytest.mark.slow
+def test_what_the_store_hides_is_hidden_on_cuts(tmp_path):
+    video_id, track_id = _make_archived(tmp_path)
+    client = _make_client(tmp_path)
+    walker, elsewhere = (slice(40, 90), slice(85, 105)), (slice(60, 110), slice(5, 45))
+    shown = [_details(client, video_id, track_id, where) for where in (walker, elsewhere)]
+    with open_store(str(tmp_path / "store")) as store:
+        hide_classes(store, ["person"], "test")
+    hidden = [_details(client, video_id, track_id, where) for where in (walker, elsewhere)]
+    assert hidden[0] < shown[0] / 2
+    assert hidden[1] > shown[1] / 2
 
 
 def test_what_there_is_no_cut_of(tmp_path):
