@@ -1,5 +1,7 @@
 """Synthetic flights with known truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -42,6 +44,13 @@ def test_a_heading_that_may_be_any_widens_the_bound_with_distance_from_the_middl
     _, sigma_m = flight_positions(poses, points_px, 1.0, SIZE_PX, ORIGIN, PoseNoise())
     assert sigma_m[0] < 3
     assert sigma_m[1] > 15
+
+
+def test_coarse_positions_are_less_sure():
+    fine, coarse = (replace(make_poses(1), step_m=step_m) for step_m in (0.0, 11.1))
+    at = np.array([[1920, 1080.0]]), 1.0, SIZE_PX, ORIGIN, PoseNoise()
+    sigmas_m = [float(flight_positions(poses, *at)[1][0]) for poses in (fine, coarse)]
+    assert sigmas_m[1] == pytest.approx(np.hypot(sigmas_m[0], 11.1 / np.sqrt(12)), rel=1e-3)
 
 
 def test_below_the_place_of_take_off_nothing_is_seen():

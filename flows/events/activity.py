@@ -68,7 +68,7 @@ def activity(paths: Paths, stands: BoolArray, changes: Floats, settings: EventSe
     pause_us = round(settings.idle_seconds * US)
     _, typical, _ = speeds(np.where(stands, changes, np.nan), paths.first, paths.last)
     least = np.fmax(_WEAK * typical, settings.work_share)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):  # unknown, and never changed
         works = changes > np.repeat(least, paths.last - paths.first + 1)
         # A window about a moment of rest still sees the work before and after it, until too little of it is left.
         unseen = np.nan_to_num(np.clip(least / typical, 0, 1))

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -71,6 +73,66 @@ def test_active_and_idle_cover_the_track():
 def test_a_short_pause_is_no_idleness():
     paused = [*walk((0, 0), (5, 0)), *((5.6 + t, x, y) for t, x, y in walk((5, 0), (10, 0)))]
     assert events_of(make_observations({"a": paused}), [], "idle").num_rows == 0
+    # Long enough to be seen as standing, too short to be idle.
+    longer = [*walk((0, 0), (5, 0)), *_stand(5, 0, 5.1, 6.2), *((6.2 + t, x, y) for t, x, y in walk((5, 0), (10, 0)))]
+    assert events_of(make_observations({"a": longer}), [], "idle").num_rows == 0
+    assert events_of(make_observations({"a": longer}), [], "idle", idle_seconds=0.2).num_rows == 1
+
+
+def test_a_track_that_begins_to_stand_does_not_end_anothers_walk():
+    paths = {
+        "a": [*_stand(0, 0, 0, 5), *((5 + t, x, y) for t, x, y in walk((0, 0), (2, 0)))],
+        "b": _stand(9, 9, 5.5, 10),
+    }
+    stops = events_of(make_observations(paths), [], "stop").to_pylist()
+    assert [stop["track_id"] for stop in stops] == ["a", "b"]
+    assert stops[0]["duration_s"] == pytest.approx(5, abs=0.5)
+
+
+def _work(changes: list[tuple[float, float]], until_s: float = 30) -> list[tuple[str, float, float]]:
+    """Kind, begin and duration of what a machine that stands does, by (second, change of its mask)."""
+    path = _stand(5, 5, 0, until_s)
+    observations = make_observations({"d": path}, class_name=["excavator"] * len(path))
+    times = pa.array([START_US + round(t * 1e6) for t, _ in changes], pa.int64()).cast(TIMESTAMP)
+    table = pa.table([["d"] * len(changes), times, [c for _, c in changes]], schema=CHANGES)
+    events = compute_events(observations, [], EventSettings(), table).to_pylist()
+    begun = START_US / 1e6
+    return [
+        (e["kind"], e["ts"].timestamp() - begun, e["duration_s"]) for e in events if e["kind"] in ("active", "idle")
+    ]
+
+
+def _each(step_s: float, until_s: float, change: Callable[[float], float]) -> list[tuple[float, float]]:
+    return [(t, change(t)) for t in np.arange(0, until_s, step_s).tolist()]
+
+
+def test_a_machine_whose_mask_never_changes_is_idle():
+    assert [kind for kind, *_ in _work(_each(0.5, 30, lambda t: 0.0))] == ["idle"]
+
+
+def test_tremble_that_is_weak_beside_its_work_is_none():
+    """A mask that changes by 4 % is work of a machine whose arm never moves more, not of one that works at 50 %."""
+    assert [kind for kind, *_ in _work(_each(0.5, 30, lambda t: 0.5 if t < 15 else 0.04))] == ["active", "idle"]
+    assert [kind for kind, *_ in _work(_each(0.5, 30, lambda t: 0.04))] == ["active"]
+
+
+def test_a_window_still_sees_the_work_before_it():
+    """Changes are those of two seconds about a moment, so work seems to last up to a second longer than it does."""
+    seen = _work(_each(0.1, 30, lambda t: float(np.clip((16 - t) / 2, 0, 1)) / 2))
+    assert [kind for kind, *_ in seen] == ["active", "idle"]
+    assert seen[0][2] == pytest.approx(15, abs=0.3)
+
+
+def test_short_work_is_none():
+    """Jerks of 0.7 s, seen in windows that reach 0.85 s further on both sides."""
+    jerks = _each(0.1, 30, lambda t: 0.5 if 2 < t % 7 < 4.4 else 0.0)
+    assert [kind for kind, *_ in _work(jerks)] == ["idle"]
+
+
+def test_where_no_masks_are_known_a_machine_that_stands_does_not_work():
+    seen = _work([(t, 0.5) for t in [*np.arange(0, 8, 0.5), *np.arange(22, 30, 0.5)]])
+    assert [kind for kind, *_ in seen] == ["active", "idle", "active"]
+    assert seen[1][2] == pytest.approx(14, abs=4.5)
 
 
 def _digger(area_px: int, arm: float) -> Mask:
@@ -111,9 +173,10 @@ def test_a_seam_is_no_change(dx, dy, grow):
         assert change > 0
 
 
-def test_masks_of_another_video_are_not_compared():
-    """A source's videos need not come in order of time."""
-    rows = [(start + t, _digger(900, 0.5 if start else 0.1)) for start in (100.0, 0.0) for t in np.arange(0, 4, 0.5)]
+@pytest.mark.parametrize("starts", [(100.0, 0.0), (0.0, 100.0)], ids=["earlier", "later"])
+def test_masks_of_another_video_are_not_compared(starts):
+    """A source's videos need not come in order of time; nor is what was hidden for long compared with itself."""
+    rows = [(start + t, _digger(900, 0.5 if start else 0.1)) for start in starts for t in np.arange(0, 4, 0.5)]
     batch = pa.record_batch(
         [
             ["d"] * len(rows),

@@ -82,3 +82,6 @@ def test_a_machine_that_shuttles_makes_cycles():
 def test_coming_back_without_having_been_elsewhere_is_no_cycle():
     wander = walk((2, 2), (10, 2), (2, 2), (10, 2), (2, 2))
     assert events_of(make_observations({"t": wander}), [A, B], "cycle").num_rows == 0
+    # Nor is that another one is in A when the first is gone.
+    there, another = walk((2, 2), (22, 2)), [(30 + t, x, y) for t, x, y in walk((2, 2), (3, 2))]
+    assert events_of(make_observations({"t": there, "u": another}), [A, B], "cycle").num_rows == 0

@@ -30,7 +30,8 @@ def test_a_visit_is_cut_where_the_track_is():
 
 def test_swaying_on_the_edge_is_one_visit_and_cutting_a_corner_none():
     swaying = [(i / 10, 0.05 if i % 3 else -0.05, 5.0) for i in range(100)]
-    corner = walk((9.9, -5), (10.1, 5), speed=50, hz=10)
+    corner = walk((8.5, -1), (11, 1.5), speed=2, hz=20)
+    assert events_of(make_observations({"cuts": corner}), [SQUARE], debounce_seconds=0).num_rows == 1
     events = events_of(make_observations({"sways": swaying, "cuts": corner}), [SQUARE])
     assert events["track_id"].to_pylist() == ["sways"]
     assert events["duration_s"].to_pylist() == pytest.approx([9.8], abs=0.1)
