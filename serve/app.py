@@ -53,15 +53,18 @@ class Api:
         return make_api(self._events, self._settings, self._ready)
 
     async def _ready(self) -> None:
-        """Raise where no worker runs and is well, which Ray Serve knows from their `check_health`."""
+        """Raise where no worker is well, which Ray Serve knows from their `check_health`, and none may rest."""
         status = await asyncio.to_thread(ray_serve.status)
         workers = [
-            sum(n for state, n in deployment.replica_states.items() if state == "RUNNING")
+            deployment
             for application in status.applications.values()
             for name, deployment in application.deployments.items()
             if name == ClipWorker.name
         ]
-        if not sum(workers):
+        runs = any(worker.replica_states.get("RUNNING") for worker in workers)
+        # `min_replicas: 0` lets all of them go while nobody asks: the next clip starts one.
+        rests = any(worker.status == "HEALTHY" and not sum(worker.replica_states.values()) for worker in workers)
+        if not runs and not rests:
             raise NotReadyError("no worker is well yet; its log says what it waits for")
 
     async def _events(self, clip: Clip) -> AsyncGenerator[Event, None]:

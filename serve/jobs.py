@@ -135,12 +135,13 @@ class _Jobs:
         if request.source and request.start_time and len(uris) > 1:
             raise UsageError(f"start_time is the first frame of one video, got {len(uris)}: give each its own job")
         job_id = uuid.uuid4().hex
+        place = self._runner(job_id)
         record = {"created": datetime.now(UTC).isoformat(), "paths": request.paths, "uris": uris, "cancelled": False}
         self._write(job_id, record)
         arguments = ["-m", "flows", *request.arguments()]
         if self._settings.config is not None:
             arguments[3:3] = ["--config", str(self._settings.config)]
-        self._runner(job_id).start(arguments, command_environment(self._settings.store))
+        place.start(arguments, command_environment(self._settings.store))
         return self.look(job_id)
 
     def look(self, job_id: str) -> Job:
@@ -214,6 +215,10 @@ def _check_models(request: JobRequest) -> None:
 
 
 def command_environment(store_url: str) -> dict[str, str]:
-    """The environment of a `flows` command on this store; not that of Ray's worker, which is another's."""
+    """The environment of a `flows` command on this store; not that of Ray's worker, which is another's.
+
+    A folder goes by its whole path: a job of a cluster begins elsewhere.
+    """
+    store_url = store_url if is_url(store_url) else os.path.abspath(store_url)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_") or name == "RAY_TMPDIR"}
     return kept | {"SIGHTFLOW_STORE__URL": store_url}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import signal
@@ -11,6 +12,10 @@ from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
+
+from serve.problems import NotReadyError
+
+_log = logging.getLogger(__name__)
 
 _SAID_BYTES = 2000
 
@@ -97,7 +102,11 @@ class RayRunner:
     def __init__(self, address: str, job_id: str) -> None:
         from ray.job_submission import JobSubmissionClient
 
-        self._client, self._job_id = JobSubmissionClient(address), job_id
+        try:
+            self._client, self._job_id = JobSubmissionClient(address), job_id
+        except (ConnectionError, RuntimeError) as error:
+            _log.warning("%s: %s", address, error)
+            raise NotReadyError("the Ray dashboard that runs jobs does not answer") from None
 
     def start(self, arguments: list[str], environment: dict[str, str]) -> None:
         """See `Runner.start`. Of the environment only what is ours goes along: the cluster has its own."""
@@ -110,7 +119,10 @@ class RayRunner:
         """See `Runner.state`."""
         from ray.job_submission import JobStatus
 
-        status = self._client.get_job_status(self._job_id)
+        try:
+            status = self._client.get_job_status(self._job_id)
+        except RuntimeError:  # heads that start anew know nothing of what ran before
+            return State.FAILED, "the Ray cluster does not know this job; submit it again, and it does the rest"
         states = {
             JobStatus.SUCCEEDED: State.SUCCEEDED,
             JobStatus.FAILED: State.FAILED,
@@ -121,4 +133,5 @@ class RayRunner:
 
     def stop(self) -> None:
         """See `Runner.stop`."""
-        self._client.stop_job(self._job_id)
+        with suppress(RuntimeError):  # it has just ended
+            self._client.stop_job(self._job_id)

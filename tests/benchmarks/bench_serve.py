@@ -11,12 +11,15 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import ray
 import ray.serve as ray_serve
+from fastapi.testclient import TestClient
 
 from flows.config import Settings
 from flows.demo.scene import Scene
@@ -24,13 +27,19 @@ from flows.demo.writer import VIDEO_NAME, write_scene
 from flows.events import recompute_events
 from flows.locate import locate_stored
 from flows.plan import plan_run
+from flows.probe import probe
 from flows.process import DetectChunk, TrackChunk
 from flows.stitch import stitch_source
 from flows.store import open_store
+from serve.api import make_api
 from serve.app import build
 from serve.client import Client, CutOffError, EndpointError
+from serve.settings import ServeSettings
 from tests.benchmarks.record import record
 from tests.serve.local import free_port
+from tests.serve.resting import resting_endpoint
+from tests.tracked import make_store, sighting
+from tests.videos import write_video
 
 CLIENTS = int(os.environ.get("SIGHTFLOW_BENCH_CLIENTS", 50))
 REPEATS = 3
@@ -110,6 +119,65 @@ def _alone(steps, endpoint, folder: Path) -> float:
             stitch_source(store, source_id, settings.stitch)
             recompute_events(store, source_id, settings.events, settings.georeference)
     return time.perf_counter() - started
+
+
+def bench_a_cut_deep_in_an_hour(tmp_path):
+    """The seconds around a track near the end of an hour, beside one near its beginning."""
+    file = write_video(
+        tmp_path / "hour.mp4", frames=36_000, fps=10, gop=100, size=(320, 180), options={"preset": "ultrafast"}
+    )
+    video = probe(str(file), start_time=datetime(2026, 5, 1, tzinfo=UTC))
+    all_day = [sighting(video, "parked", i, (200, 90, 280, 170)) for i in range(0, 36_000, 2)]
+    passing = [
+        sighting(video, str(at), at + i, (20 + 4 * i, 30, 50 + 4 * i, 100)) for at in (600, 35_000) for i in range(40)
+    ]
+    store = make_store(tmp_path / "store", video, all_day + passing)
+    early, late = store.query("select track_id from tracks where duration_s < 60 order by t0")["track_id"].to_pylist()
+
+    async def nothing(clip: object) -> Any:
+        yield {"event": "done"}
+
+    api = make_api(nothing, ServeSettings(store=str(tmp_path / "store"), uploads=tmp_path))
+    client = TestClient(api, base_url="http://127.0.0.1")
+    seconds = {early: [], late: []}
+    for _ in range(REPEATS):
+        for track_id, taken in seconds.items():
+            started = time.perf_counter()
+            answer = client.get(f"/v1/videos/{video.video_id}/clip", params={"track": track_id})
+            taken.append(time.perf_counter() - started)
+            assert answer.status_code == 200, answer.text
+    at_once, deep = (statistics.median(seconds[track_id]) for track_id in (early, late))
+    record(
+        "serve",
+        "a cut deep in an hour",
+        {"cut_s": round(deep, 2), "baseline_early_s": round(at_once, 2), "ratio": round(deep / at_once, 3)},
+    )
+
+
+def bench_the_first_clip_of_workers_that_rest(tmp_path):
+    """`min_replicas: 0`: what loading costs the first clip, beside the same clip warm."""
+    write_scene(Scene.random(7, width=320, height=180, fps=10.0, duration_s=4.0, n_objects=4), tmp_path)
+    (tmp_path / "flow.yaml").write_text("detect: {detect_every: 5}")
+    args = {"store": str(tmp_path / "store"), "config": str(tmp_path / "flow.yaml"), "torch_threads": 1}
+    first_s, all_s = [], []
+    with resting_endpoint(tmp_path, args) as (url, _):
+        for _ in range(2):
+            started = time.perf_counter()
+            stream = Client(url, timeout_s=240).clip(tmp_path / VIDEO_NAME, store=False)
+            next(stream)
+            first_s.append(time.perf_counter() - started)
+            list(stream)
+            all_s.append(time.perf_counter() - started)
+    record(
+        "serve",
+        "the first clip of workers that rest",
+        {
+            "first_event_s": round(first_s[0], 2),
+            "clip_s": round(all_s[0], 2),
+            "baseline_warm_s": round(all_s[1], 2),
+            "ratio": round(all_s[0] / all_s[1], 2),
+        },
+    )
 
 
 def _workers() -> list[psutil.Process]:
