@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,9 @@ def calibrate(
     config: ConfigOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Fit a source's ground plane from control points and recompute its events; or check the calibration there is."""
+    """Fit a source's ground plane from control points, place what is stored and recompute its events; or check it."""
+    from flows.locate import calibrations, locate
+
     settings = Settings.load(config)
     if points is None and (since is not None or k1 is not None or fit_lens):
         raise UsageError("--from, --k1 and --fit-lens belong to a fit: give control points with --points")
@@ -46,6 +49,7 @@ def calibrate(
         if points is not None:
             calibration = _fitted(opened, source, points, k1, fit_lens, still)
             opened.write_calibration(source, calibration.to_json(), utc(since) or EPOCH)
+            opened.relocate(source, partial(locate, versions=calibrations(opened, source)))
             _recompute(opened, source, settings)
             _note_if_unknown(opened, source)
         elif (text := opened.calibration(source)) is not None:

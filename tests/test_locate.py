@@ -1,5 +1,6 @@
 import logging
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from flows.config import GeoreferenceSettings
 from flows.flight import BOUND_95
 from flows.georeference import Calibration
 from flows.locate import calibrations, locate, locate_stored
+from flows.reports import run_report
 from flows.schema import EPOCH, OBSERVATIONS, Video
 from flows.store import Filter, open_store
 from tests.stores import START, make_video
@@ -53,6 +55,53 @@ def test_calibrations_are_kept_by_time(store_url):
         assert shown == [1]
         rows = store.query("select valid_from from calibration_versions order by 1")["valid_from"].to_pylist()
         assert [(since - EPOCH).seconds for since in rows] == [0, 5]
+
+
+def _make_walk(number: int, video: Video) -> list[dict]:
+    """Four seconds of a track that moves 25 px a second."""
+    return [sighting(video, f"{number}", i, (90 + i, 40, 110 + i, 200 + 40 * number)) for i in range(100)]
+
+
+def test_a_calibration_that_comes_later_places_what_is_stored(store_url, tmp_path):
+    video = make_video(source_id="gate", fps=25.0)
+    with open_store(store_url) as store:
+        make_store(tmp_path, video, [row for n in (1, 2) for row in _make_walk(n, video)], store)
+        before = pa.Table.from_batches(list(store.observations(Filter(source_id="gate"))))
+        for metres_per_px in (0.1, 0.2):  # and once more, when the calibration was wrong
+            store.write_calibration("gate", _make_calibration(metres_per_px).to_json())
+            store.relocate("gate", partial(locate, versions=calibrations(store, "gate")))
+            after = pa.Table.from_batches(list(store.observations(Filter(source_id="gate"))))
+            assert after["x_m"].to_numpy() == pytest.approx(before["x_px"].to_numpy() * metres_per_px)
+            left = [n for n in before.column_names if n not in ("x_m", "y_m", "sigma_m")]
+            assert after.select(left).equals(before.select(left))
+            sampled = store.query("select x_m, x_px, speed_m_s, n_observations from samples order by ts")
+            assert sampled["x_m"].to_numpy() == pytest.approx(sampled["x_px"].to_numpy() * metres_per_px)
+            assert sampled["speed_m_s"].to_numpy() == pytest.approx(np.full(8, 25 * metres_per_px), rel=1e-3)
+            assert sum(sampled["n_observations"].to_pylist()) == 200
+            assert store.tracklets("gate").num_rows == 2
+            rows = run_report(store, "speed").to_pylist()
+            assert [row["mean_m_s"] for row in rows] == [pytest.approx(25 * metres_per_px, abs=0.01)]
+
+
+def test_what_was_pruned_in_part_stays_where_it_was(store_url, tmp_path):
+    video = make_video(source_id="gate", fps=25.0, start_time=datetime(2026, 3, 1, 23, 59, 58, tzinfo=UTC))
+    with open_store(store_url) as store:
+        make_store(tmp_path, video, _make_walk(1, video), store)
+        store.prune(date(2026, 3, 2))
+        store.relocate("gate", partial(locate, versions=[(EPOCH, _make_calibration(0.1))]))
+        (kept,) = store.query("select sum(n_observations) as n, count(x_m) as located from samples").to_pylist()
+        assert (int(kept["n"]), kept["located"]) == (100, 0)
+        assert store.query("select count(x_m) as n from observations")["n"].to_pylist() == [0]
+
+
+def test_another_sources_observations_are_left_alone(store_url, tmp_path):
+    with open_store(store_url) as store:
+        for source_id in ("gate", "yard"):
+            video = make_video(source_id=source_id, uri=source_id, content_hash=source_id)
+            make_store(tmp_path, video, _make_walk(len(source_id), video), store)
+        store.relocate("gate", partial(locate, versions=[(EPOCH, _make_calibration(0.1))]))
+        rows = store.query("select source_id, count(x_m) as n from observations group by source_id order by 1")
+        assert rows["n"].to_pylist() == [100, 0]
 
 
 SRT = """{n}

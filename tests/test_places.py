@@ -70,6 +70,9 @@ def test_a_calibration_is_fitted_and_drawn(url, tmp_path):
     assert cv2.imread(str(check)).std() > 5
     with open_store(url) as store:
         assert len(store.calibrations("gate")) == 2
+        # `fill` stored them before there was any.
+        found = store.query("select count(x_m) as located from samples where source_id = 'gate'")
+        assert found["located"].to_pylist()[0] > 0
     assert "6 of 6 points fit" in _sightflow("calibrate", "gate", "--store", url)
     _sightflow("calibrate", "gate", *points, "--k1", -0.1, "--store", url)
     with open_store(url) as store:

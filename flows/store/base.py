@@ -27,7 +27,7 @@ and `postgis.PostgisStore` (a server). Both offer these tables and views to `que
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -228,6 +228,18 @@ class Store(ABC):
     @abstractmethod
     def calibrations(self, source_id: str) -> list[tuple[datetime, str]]:
         """The source's calibrations as JSON, each with the time from which it holds, in order of time."""
+
+    @abstractmethod
+    def relocate(self, source_id: str, locate: Callable[[pa.Table], pa.Table]) -> None:
+        """Put a source's stored observations elsewhere on the ground; its samples and its tracklets' ways follow.
+
+        Chunk by chunk, each at once. A chunk whose observations were pruned, wholly or in part, stays as it is.
+
+        Args:
+            source_id: Of the source.
+            locate: Given the observations of a chunk (schema OBSERVATIONS), the same rows with other positions. It may
+                not ask the store.
+        """
 
     @abstractmethod
     def write_events(self, source_id: str, events: pa.Table) -> None:

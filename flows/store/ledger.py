@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.errors import StoreError
-from flows.schema import OBSERVATIONS, Chunk, ChunkResult, ChunkState
+from flows.schema import OBSERVATIONS, TRACKLETS, Chunk, ChunkResult, ChunkState
 from flows.store.files import (
     FileCache,
     explained,
@@ -27,7 +27,7 @@ from flows.store.files import (
     write_table_durably,
 )
 from flows.store.geometry import paths, with_geometry, wkb_points
-from flows.store.samples import sample
+from flows.store.samples import SAMPLES, sample
 from flows.store.tables import begun_row, days_of, ended_row, handed_back_row, planned_row, rejected_row, reset_row
 
 SUPERSEDED_S = 600.0
@@ -157,14 +157,39 @@ class Ledger:
             before = self.row(chunk.chunk_id) or planned_row(chunk)
             if result.error is not None and before["state"] == ChunkState.DONE:
                 return
-            parts = _parts(result, calibration) if result.error is None else {}
-            try:
-                for path, table in parts.items():
-                    write_table_durably(self._folder / path, table)
-            except BaseException:
-                self._remove(parts)
-                raise
+            parts = {}
+            if result.error is None:
+                parts = _parts(
+                    chunk.video.source_id, chunk.chunk_id, result.observations, result.tracklets, calibration
+                )
+            self._write_parts(parts)
             self._clean(before, {**ended_row(before, result), "files": list(parts)})
+
+    def relocate(self, row: Mapping[str, Any], locate: Callable[[pa.Table], pa.Table], calibration: str | None) -> None:
+        """See `Store.relocate`; of the chunk with this row."""
+        listed = list(row.get("files", ()))
+        observations, samples, tracklets = (
+            pa.concat_tables(
+                [schema.empty_table(), *(read_table(self._folder / p, schema) for p in files_of([row], t))]
+            )
+            for t, schema in (("observations", OBSERVATIONS), ("samples", SAMPLES), ("tracklets", TRACKLETS))
+        )
+        if not observations.num_rows or pc.sum(samples["n_observations"]).as_py() != observations.num_rows:
+            return
+        parts = _parts(row["source_id"], row["chunk_id"], locate(observations), tracklets, calibration)
+        self._write_parts(parts)
+        # Another process may have committed the chunk anew, or pruned it.
+        self.replace_files(row["chunk_id"], lambda files: list(parts) if files == listed else files)
+        self._remove(set(parts) - set((self.row(row["chunk_id"]) or {}).get("files", ())))
+
+    def _write_parts(self, parts: Mapping[str, pa.Table]) -> None:
+        """Write a chunk's files, all of them or none."""
+        try:
+            for path, table in parts.items():
+                write_table_durably(self._folder / path, table)
+        except BaseException:
+            self._remove(parts)
+            raise
 
     def reset(self, chunk_id: str) -> bool:
         """Make a failed chunk planned again; False where it is not there or did not fail."""
@@ -253,13 +278,15 @@ def files_of(rows: Iterable[Mapping[str, Any]], table: str) -> list[str]:
     return [path for row in rows for path in row.get("files", ()) if path.startswith(f"{table}/")]
 
 
-def _parts(result: ChunkResult, calibration: str | None) -> dict[str, pa.Table]:
+def _parts(
+    source_id: str, chunk_id: str, observations: pa.Table, tracklets: pa.Table, calibration: str | None
+) -> dict[str, pa.Table]:
     """The files of a chunk: path in the store -> rows."""
     # A new name each time: readers of an earlier commit's files are not disturbed.
-    name = f"{result.chunk.chunk_id}-{secrets.token_hex(4)}.parquet"
-    source = source_folder(result.chunk.video.source_id)
+    name = f"{chunk_id}-{secrets.token_hex(4)}.parquet"
+    source = source_folder(source_id)
     # In order of time, so that a file's statistics let readers pass over what they do not want.
-    rows = result.observations.sort_by("ts")
+    rows = observations.sort_by("ts")
     days = days_of(rows)
     located = with_geometry(rows, wkb_points(rows), "Point", calibration)
     parts = {
@@ -268,9 +295,9 @@ def _parts(result: ChunkResult, calibration: str | None) -> dict[str, pa.Table]:
     }
     if rows.num_rows:
         parts[f"samples/{source}/{name}"] = sample(rows)
-    if result.tracklets.num_rows:
-        ways = pa.array(paths(rows, result.tracklets["tracklet_id"], None), pa.binary())
-        parts[f"tracklets/{source}/{name}"] = with_geometry(result.tracklets, ways, "LineString", calibration)
+    if tracklets.num_rows:
+        ways = pa.array(paths(rows, tracklets["tracklet_id"], None), pa.binary())
+        parts[f"tracklets/{source}/{name}"] = with_geometry(tracklets, ways, "LineString", calibration)
     return parts
 
 

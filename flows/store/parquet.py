@@ -259,6 +259,12 @@ class ParquetStore(Store):
         with explained(self._folder):
             return self._places.calibrations(source_id)
 
+    def relocate(self, source_id: str, locate: Callable[[pa.Table], pa.Table]) -> None:
+        """See `Store.relocate`."""
+        with explained(self._folder):
+            for row in self._done("source_id", source_id):
+                self._ledger.relocate(row, locate, self.calibration(source_id))
+
     def write_events(self, source_id: str, events: pa.Table) -> None:
         """See `Store.write_events`."""
         path = self._folder / "events" / f"{source_folder(source_id)}.parquet"

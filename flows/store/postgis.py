@@ -8,7 +8,7 @@ before or after.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from typing import Any
@@ -29,6 +29,7 @@ from flows.store.pgwrite import (
     insert,
     load_chunk,
     locked_row,
+    relocate,
     write_row,
 )
 from flows.store.sql import bound, observations_sql, to_psycopg
@@ -311,6 +312,10 @@ class PostgisStore(Store):
         sql = "select valid_from, calibration from calibration_versions where source_id = $source_id order by 1"
         rows = self.query(sql, {"source_id": source_id}).to_pylist()
         return [(row["valid_from"], row["calibration"]) for row in rows]
+
+    def relocate(self, source_id: str, locate: Callable[[pa.Table], pa.Table]) -> None:
+        """See `Store.relocate`."""
+        self._server.run(lambda connection: relocate(connection, source_id, locate))
 
     def write_events(self, source_id: str, events: pa.Table) -> None:
         """See `Store.write_events`."""
