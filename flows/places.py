@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -185,14 +186,13 @@ def _note_if_unknown(store: Store, source: str) -> None:
 
 def _note_if_unseen(store: Store, source: str, zones: list[Zone]) -> None:
     """Points measured on a picture of another size, or metres taken for pixels, lie outside it."""
-    if source not in known_sources(store):
-        return
-    _, width_px, height_px = _newest_video(store, source)
-    for zone in zones:
-        (x0, y0), (x1, y1) = np.min(zone.points, axis=0), np.max(zone.points, axis=0)
-        if zone.unit == "px" and (x1 < 0 or y1 < 0 or x0 > width_px or y0 > height_px):
-            note = f"note: {zone.kind} {zone.name!r} lies outside the picture, which is {width_px}x{height_px} px"
-            err.print(note, markup=False, highlight=False)
+    with suppress(UsageError):  # there is no video yet
+        _, width_px, height_px = _newest_video(store, source)
+        for zone in zones:
+            (x0, y0), (x1, y1) = np.min(zone.points, axis=0), np.max(zone.points, axis=0)
+            if zone.unit == "px" and (x1 < 0 or y1 < 0 or x0 > width_px or y0 > height_px):
+                note = f"note: {zone.kind} {zone.name!r} lies outside the picture, which is {width_px}x{height_px} px"
+                err.print(note, markup=False, highlight=False)
 
 
 def _recompute(store: Store, source: str, settings: Settings) -> int:
