@@ -9,12 +9,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 import cv2
+import geopandas
 import jsonschema
 import numpy as np
 import pyarrow.parquet as pq
 import pyproj
 import pytest
 import shapely
+import xmlschema
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
@@ -235,7 +237,6 @@ def test_geojson_points_are_read_by_shapely(tmp_path: Path) -> None:
 
 
 def test_geoparquet_is_read_by_geopandas(tmp_path: Path) -> None:
-    geopandas = pytest.importorskip("geopandas", reason="geopandas is not installed")
     store = _make_placed(tmp_path / "store")
     assert export(store, "geoparquet", tmp_path / "ways.parquet", Filter()) == 2
     ways = geopandas.read_parquet(tmp_path / "ways.parquet").set_index("class_name")
@@ -273,7 +274,8 @@ def test_mf_json_follows_the_standard(tmp_path: Path) -> None:
 # Its own use of pandas.
 @pytest.mark.filterwarnings("ignore")
 def test_mf_json_is_read_by_movingpandas(tmp_path: Path) -> None:
-    movingpandas = pytest.importorskip("movingpandas", reason="movingpandas is not installed")
+    import movingpandas
+
     out = tmp_path / "out.json"
     export(_make_placed(tmp_path / "store"), "mf-json", out, Filter(class_names=("person",)))
     found = movingpandas.read_mf_json(str(out), traj_id_property="track_id")
@@ -295,8 +297,7 @@ def test_cvat_follows_its_schema_and_interpolates_to_what_is_stored(tmp_path: Pa
     assert [int(box["frame"]) for box in boxes if box["occluded"] == "1"] == [8, 9]
     assert [int(box["frame"]) for box in boxes if box["outside"] == "1"] == [10]
     assert float(boxes[0]["xtl"]) == 12
-    schema = pytest.importorskip("xmlschema", reason="xmlschema is not installed")
-    schema.XMLSchema(str(Path(__file__).with_name("cvat_video.xsd"))).validate(str(out))
+    xmlschema.XMLSchema(str(Path(__file__).with_name("cvat_video.xsd"))).validate(str(out))
 
 
 @given(
