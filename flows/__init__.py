@@ -15,6 +15,7 @@ The flow itself:
 - `segment`: frames + box prompts -> masks (SAM 2, streaming, bounded, batched)
   - `memory`: what SAM 2 remembers of each object, read by many in one batch
   - `masks`: logits -> masks at full size
+  - `outlines`: masks <-> outlines as polygons
   - `batches`: model calls in batches that shrink to what the device's memory holds
 - `track`: the loop inside a chunk: match, birth, correct, bridge, end -> tracklets + observations
   - `optical`: frames + boxes -> displacements (sparse optical flow)

@@ -140,8 +140,8 @@ class StoreSettings(_Step):
     """A folder (Parquet) or `postgresql://...` (PostGIS)."""
     observe_hz: float | None = Field(None, gt=0)
     """Store at most this many observations per second and object (first, last and state changes always)."""
-    masks: Literal["none", "rle"] = "rle"
-    """Whether observations carry their masks (COCO run lengths of the mask's crop)."""
+    masks: Literal["none", "polygon", "rle"] = "rle"
+    """What observations carry of their masks: nothing, outlines to within a pixel, or every pixel as run lengths."""
     max_attempts: int = Field(3, ge=1)
     """A chunk whose process died this often is recorded as failed and left alone."""
 

@@ -26,8 +26,8 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="mot, mot-gt, mot-det, coco, csv, geojson, geojson-points, geoparquet, geoparquet-points, mf-json, "
-            "cvat or yolo; see docs/exports.md.",
+            help="mot, mot-gt, mot-det, coco, csv, geojson, geojson-points, geojson-outlines, geoparquet, "
+            "geoparquet-points, mf-json, cvat, cvat-polygons or yolo; see docs/exports.md.",
         ),
     ],
     store: StoreOption = None,

@@ -45,6 +45,7 @@ def run(
     classes: Annotated[str | None, typer.Option(help="Classes to track, with commas between; default: all.")] = None,
     detect_every: Annotated[int | None, typer.Option(help="Run the detector on every n-th frame.")] = None,
     chunk_seconds: Annotated[float | None, typer.Option(help="Length of a chunk in seconds of video.")] = None,
+    masks: Annotated[str | None, typer.Option(help="What is stored of masks: none, polygon or rle.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; see docs/settings.md.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try chunks again that failed before.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on for ever with the videos that come.")] = False,
@@ -57,7 +58,7 @@ def run(
     settings = Settings.load(
         config,
         {
-            "store": {"url": store},
+            "store": {"url": store, "masks": masks},
             "detect": {
                 "detector": detector,
                 "detect_every": detect_every,

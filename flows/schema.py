@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -187,8 +187,12 @@ class Mask:
         tight = inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         return Mask(self.x_px + left + int(columns[0]), self.y_px + top + int(rows[0]), np.ascontiguousarray(tight))
 
-    def to_bytes(self) -> bytes:
-        """Stored form: x, y, w, h as little-endian int32, then COCO's compressed run lengths of the crop."""
+    def to_bytes(self, form: Literal["rle", "polygon"] = "rle") -> bytes:
+        """Stored form: x, y, w, h as little-endian int32, then COCO's compressed run lengths; or its outline."""
+        from flows import outlines
+
+        if form == "polygon":
+            return outlines.to_bytes(outlines.rings_of(self))
         from pycocotools import mask as coco
 
         height, width = self.crop.shape
@@ -197,7 +201,11 @@ class Mask:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Mask:
-        """Read what `to_bytes` wrote."""
+        """Read what `to_bytes` wrote, in either form."""
+        from flows import outlines
+
+        if outlines.is_polygon(data):
+            return outlines.filled(outlines.from_bytes(data))
         from pycocotools import mask as coco
 
         x, y, width, height = (int(v) for v in np.frombuffer(data[:16], dtype="<i4"))

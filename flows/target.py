@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from flows.associate import iou_matrix
 from flows.camera_motion import STILL, Affine, inverse, warp_box
 from flows.config import Settings, TrackSettings
 from flows.kalman import BoxKalman, smooth
-from flows.schema import ENDS_NS, NS, Chunk, FloatArray, Frame, State, make_id
+from flows.schema import ENDS_NS, NS, Chunk, FloatArray, Frame, Mask, State, make_id
 from flows.segment import Segment
 
 # A mask whose box overlaps the box estimated from both sides less than this is not that object's mask.
@@ -27,8 +27,8 @@ _GHOST_KEYFRAMES = 2
 class Sighting:
     """One object on one frame, before smoothing.
 
-    `box_xyxy` is what was measured, None where nothing was. The mask is kept as it will be stored (`Mask.to_bytes`):
-    a chunk's masks as arrays would be gigabytes.
+    `box_xyxy` is what was measured, None where nothing was. The mask is kept as run lengths (`Mask.to_bytes`): a
+    chunk's masks as arrays would be gigabytes.
     """
 
     number: int
@@ -212,8 +212,8 @@ class Target:
             for i in _thinned(sightings, own, settings.store.observe_hz)
         ]
         seen = [sightings[i] for i in own]
-        if settings.store.masks == "none":
-            observations = [{**row, "mask": None} for row in observations]
+        if settings.store.masks != "rle":
+            observations = [{**row, "mask": _outline(row["mask"], settings.store.masks)} for row in observations]
         return observations, [self._tracklet(chunk, tracklet_id, seen, sightings, boxes)]
 
     def _trimmed(self) -> list[Sighting]:
@@ -320,6 +320,10 @@ def _with_trusted_mask(sighting: Sighting, box: FloatArray) -> Sighting:
         return sighting
     state = State.INTERPOLATED if sighting.state is State.PROPAGATED else sighting.state
     return replace(sighting, mask=None, mask_xyxy=None, area_px=None, state=state)
+
+
+def _outline(mask: bytes | None, form: Literal["none", "polygon"]) -> bytes | None:
+    return None if mask is None or form == "none" else Mask.from_bytes(mask).to_bytes(form)
 
 
 def _thinned(sightings: Sequence[Sighting], own: Sequence[int], observe_hz: float | None) -> list[int]:

@@ -21,6 +21,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
+from flows import outlines
 from flows.annotations import read_mot
 from flows.decode import probe, read_frames
 from flows.errors import UsageError
@@ -28,7 +29,7 @@ from flows.export import FORMATS, export
 from flows.export.cvat import _keyframes
 from flows.export.selection import tracklet_rows
 from flows.georeference import Calibration
-from flows.schema import NS, Video
+from flows.schema import NS, Mask, Video
 from flows.store.base import Filter, Store
 from flows.store.parquet import ParquetStore
 from flows.store.postgis import PostgisStore
@@ -315,6 +316,41 @@ def test_cvat_keyframes_give_back_every_box(boxes: list[tuple[float, ...]], miss
         assert np.abs(np.interp(frames, frames[keys], edge[keys]) - edge).max() <= 1 + 1e-9
 
 
+def test_polygons_are_read_by_pycocotools_geopandas_and_the_schema_of_cvat(tmp_path: Path) -> None:
+    video = _make_video()
+    mask = make_mask((12, 20, 62, 120))
+    rows = [
+        sighting(video, "a", 2, (12, 20, 62, 120), mask=mask.to_bytes("polygon")),
+        sighting(video, "a", 3, (12, 20, 62, 120), mask=mask.to_bytes()),
+        sighting(video, "a", 4, (12, 20, 62, 120), mask=None, state="bridged"),
+    ]
+    store = _make(tmp_path / "store", video, rows)
+    outline = shapely.Polygon(outlines.rings_of(mask)[0])
+    assert outline.bounds == (12, 20, 62, 120)
+
+    assert export(store, "coco", tmp_path / "out.json", Filter()) == 3
+    coco = COCO(str(tmp_path / "out.json"))
+    first, second, third = coco.loadAnns(coco.getAnnIds())
+    assert (coco.annToMask(first) == Mask.from_bytes(rows[0]["mask"]).full(240, 320)).all()
+    assert first["segmentation"] == [outlines.rings_of(mask)[0].ravel().tolist()]
+    assert "counts" in second["segmentation"]
+    assert "segmentation" not in third
+
+    assert export(store, "geojson-outlines", tmp_path / "out.geojson", Filter()) == 3
+    shapes = geopandas.read_file(tmp_path / "out.geojson").sort_values("frame").geometry
+    assert [shape and shape.area for shape in shapes] == [outline.area, outline.area, None]
+
+    assert export(store, "cvat-polygons", tmp_path / "out.xml", Filter()) == 3
+    xmlschema.XMLSchema(str(Path(__file__).with_name("cvat_video.xsd"))).validate(str(tmp_path / "out.xml"))
+    polygons = [polygon.attrib for polygon in ElementTree.parse(tmp_path / "out.xml").iter("polygon")]
+    assert [(int(p["frame"]), p["outside"], p["occluded"]) for p in polygons] == [
+        (2, "0", "0"), (3, "0", "0"), (4, "0", "1"), (5, "1", "0")
+    ]  # fmt: skip
+    drawn = [shapely.Polygon([tuple(map(float, at.split(","))) for at in p["points"].split(";")]) for p in polygons]
+    assert [shape.equals(outline) for shape in drawn] == [True, True, False, False]
+    assert drawn[2].equals(shapely.box(12, 20, 62, 120))
+
+
 def test_cvat_draws_nothing_across_a_gap(tmp_path: Path) -> None:
     video = _make_video()
     rows = [sighting(video, "a", i, (10, 10, 50, 50)) for i in (0, 1, 2, 20, 21, 49)]
@@ -421,11 +457,11 @@ def test_a_filter_that_matches_nothing_writes_a_valid_file(tmp_path: Path, name:
     store = make_store(tmp_path / "store", video, [sighting(video, "a", 0, (0, 0, 9, 9))])
     out = tmp_path / "out"
     assert export(store, name, out, Filter(class_names=("giraffe",))) == 0
-    if name in ("geojson", "geojson-points", "mf-json", "coco"):
+    if name in ("geojson", "geojson-points", "geojson-outlines", "mf-json", "coco"):
         assert json.loads(out.read_text())
     elif name.startswith("geoparquet"):
         assert pq.read_table(out).num_rows == 0
-    elif name == "cvat":
+    elif name.startswith("cvat"):
         assert ElementTree.parse(out).getroot().findall("track") == []
     elif name == "yolo":
         assert (out / "data.yaml").exists()
@@ -434,7 +470,7 @@ def test_a_filter_that_matches_nothing_writes_a_valid_file(tmp_path: Path, name:
 
 
 def test_an_unknown_format_names_the_known(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="unknown export format 'kml'; known are coco, csv, cvat, geojson"):
+    with pytest.raises(UsageError, match="unknown export format 'kml'; known are coco, csv, cvat, cvat-polygons"):
         export(_make(tmp_path / "store"), "kml", tmp_path / "out.kml", Filter())
 
 

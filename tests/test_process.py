@@ -9,7 +9,7 @@ from flows.decode import plan_chunks, probe
 from flows.demo.scene import Scene
 from flows.demo.writer import VIDEO_NAME, write_scene
 from flows.process import DetectChunk, TrackChunk
-from flows.schema import State
+from flows.schema import Mask, State
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,14 @@ def test_the_same_chunk_gives_the_same_result(video):
 def test_masks_can_be_left_out(video):
     result = _process(video, _make_settings(store={"masks": "none"}))
     assert set(result.observations["mask"].to_pylist()) == {None}
+
+
+def test_masks_can_be_outlines(video):
+    pixels, polygons = (_process(video, _make_settings(store={"masks": form})) for form in ("rle", "polygon"))
+    stored = [result.observations["mask"].to_pylist() for result in (pixels, polygons)]
+    assert any(mask is not None for mask in stored[1])
+    for mask, outline in zip(*stored, strict=True):
+        assert (mask and Mask.from_bytes(mask).to_bytes("polygon")) == outline
 
 
 def test_a_video_that_went_away_is_the_chunks_error(video, tmp_path):

@@ -32,14 +32,16 @@ FORMATS: dict[str, Format] = {
     "mot": Format("MOT Challenge tracker results, one video a file", mot.write_results),
     "mot-gt": Format("MOT Challenge ground truth, with class and visibility", mot.write_truth),
     "mot-det": Format("MOT Challenge detections", mot.write_detections),
-    "coco": Format("COCO JSON: frames, boxes, masks as run lengths, track ids", write_coco),
+    "coco": Format("COCO JSON: frames, boxes, masks, track ids", write_coco),
     "csv": Format("one line an observation, all columns but the mask", table.write_csv),
     "geojson": Format("one trajectory a track", geo.write_geojson),
     "geojson-points": Format("one point an observation", geo.write_geojson_points),
+    "geojson-outlines": Format("one outline an observation, in pixels", geo.write_geojson_outlines),
     "geoparquet": Format("one trajectory a track, with the time of each point", geo.write_geoparquet),
     "geoparquet-points": Format("one point an observation, all columns but the mask", geo.write_geoparquet_points),
     "mf-json": Format("OGC Moving Features, a moving point a track", mfjson.write_mfjson),
     "cvat": Format("CVAT for video 1.1, to be corrected by people, one video a file", cvat.write_cvat),
+    "cvat-polygons": Format("the same with the outlines of masks", cvat.write_cvat_polygons),
     "yolo": Format("YOLO dataset of keyframes, a folder", yolo.write_yolo, folder=True),
 }
 """Export formats by name."""

@@ -1,4 +1,4 @@
-"""COCO detection JSON with masks and track ids.
+"""COCO detection JSON with masks and track ids: run lengths or polygons, as they are stored.
 
 Source: https://cocodataset.org/#format-data.
 """
@@ -13,15 +13,16 @@ from typing import IO, Any
 
 import numpy as np
 
+from flows import outlines
 from flows.export.selection import BOX, Selection, xywh
-from flows.schema import Mask
+from flows.schema import BoolArray, Mask
 
 
 def write_coco(selection: Selection, path: Path) -> int:
     """An image a frame with observations, an annotation an observation.
 
-    `segmentation` is run lengths at the size of the frame, left out where no mask is stored. `track_id` counts from 1
-    over the file; `state` and `score` are ours.
+    `segmentation` is run lengths at the size of the frame, or polygons where outlines are stored, and left out where no
+    mask is. `track_id` counts from 1 over the file; `state` and `score` are ours.
     """
     videos = {row["video_id"]: row for row in selection.videos()}
     columns = ("video_id", "pts_ns", "frame", "ts", "track_id", "class_name", "state", *BOX, "confidence", "area_px")
@@ -77,10 +78,16 @@ def _coco_annotation(row: dict[str, Any], video: dict[str, Any]) -> dict[str, An
         "score": row["confidence"],
     }
     if row["mask"] is not None:
-        from pycocotools import mask as coco
-
         full = Mask.from_bytes(row["mask"]).full(video["height_px"], video["width_px"])
-        encoded = coco.encode(np.asfortranarray(full, dtype=np.uint8))
-        annotation["segmentation"] = {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
+        annotation["segmentation"] = _segmentation(row["mask"], full)
         annotation["area"] = int(full.sum())
     return annotation
+
+
+def _segmentation(stored: bytes, full: BoolArray) -> list[list[int]] | dict[str, Any]:
+    from pycocotools import mask as coco
+
+    if outlines.is_polygon(stored):
+        return [ring.ravel().tolist() for ring in outlines.from_bytes(stored)]
+    encoded = coco.encode(np.asfortranarray(full, dtype=np.uint8))
+    return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}

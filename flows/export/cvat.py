@@ -1,12 +1,14 @@
 """CVAT for video 1.1: tracks as people correct them, to be trained on again.
 
 Source: https://docs.cvat.ai/docs/manual/advanced/xml_format/. Every stored box is written; only those that a line
-between their neighbours would miss by more than a pixel are keyframes, so that a person has few to move.
+between their neighbours would miss by more than a pixel are keyframes, so that a person has few to move. Of polygons
+every one is a keyframe: between two of different corners CVAT has to guess.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
@@ -15,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows import outlines
 from flows.export.selection import BOX, Selection, class_of
 from flows.georeference import Floats
 from flows.schema import BoolArray, State
@@ -23,22 +26,33 @@ from flows.tracks import short_ids
 _TOLERANCE_PX = 1.0
 """How far an edge of a box may lie from where CVAT interpolates it."""
 
+_Shapes = Callable[[pa.Table, int], Iterable[str]]
+"""The observations of one track and the video's number of frames -> its elements."""
+
 
 def write_cvat(selection: Selection, path: Path) -> int:
     """A track a track, a box an observation; hidden objects are `occluded`, and `outside` where nothing is stored."""
+    return _write(selection, path, BOX, _boxes)
+
+
+def write_cvat_polygons(selection: Selection, path: Path) -> int:
+    """The same with the outline of the mask's largest piece; the box's corners where no mask is stored."""
+    return _write(selection, path, (*BOX, "mask"), _polygons)
+
+
+def _write(selection: Selection, path: Path, columns: Sequence[str], shapes: _Shapes) -> int:
     video = selection.only_video()
     numbers = short_ids(selection.store, video["video_id"])
     n_frames = max(1, round(video["duration_s"] * video["fps"]))
     n_rows = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(_head(selection, video, n_frames))
-        for rows in selection.of_video(video["video_id"]).trajectories(("frame", "class_name", "state", *BOX)):
+        for rows in selection.of_video(video["video_id"]).trajectories(("frame", "class_name", "state", *columns)):
             track_id = rows["track_id"][0].as_py()
             number = numbers.setdefault(track_id, len(numbers) + 1)
             label = class_of(rows)
             file.write(f'  <track id="{number - 1}" label={quoteattr(label)} source="auto">\n')
-            for box in _boxes(rows, n_frames):
-                file.write(box)
+            file.writelines(shapes(rows, n_frames))
             file.write("  </track>\n")
             n_rows += rows.num_rows
         file.write("</annotations>\n")
@@ -64,29 +78,67 @@ def _head(selection: Selection, video: dict[str, Any], n_frames: int) -> str:
 
 def _boxes(rows: pa.Table, n_frames: int) -> Iterator[str]:
     """The boxes of one track, and one `outside` after each run of frames, so that nothing is drawn across a gap."""
+    for frames, run in _runs(rows):
+        boxes_px, hidden = _boxes_px(run), _hidden(run)
+        keys = _keyframes(frames, boxes_px)
+        keys |= np.diff(hidden, prepend=hidden[0])
+        texts = [_corners(box_px) for box_px in boxes_px]
+        for frame, text, key, unseen in zip(frames, texts, keys, hidden, strict=True):
+            yield _shape("box", frame, text, key=key, hidden=unseen)
+        if frames[-1] + 1 < n_frames:
+            yield _shape("box", frames[-1] + 1, texts[-1], outside=True)
+
+
+def _polygons(rows: pa.Table, n_frames: int) -> Iterator[str]:
+    """The same as `_boxes` of outlines."""
+    for frames, run in _runs(rows):
+        texts = [
+            _points(_rectangle(box_px) if mask is None else outlines.from_bytes(mask)[0])
+            for box_px, mask in zip(_boxes_px(run), run["mask"].to_pylist(), strict=True)
+        ]
+        for frame, text, unseen in zip(frames, texts, _hidden(run), strict=True):
+            yield _shape("polygon", frame, text, hidden=unseen)
+        if frames[-1] + 1 < n_frames:
+            yield _shape("polygon", frames[-1] + 1, texts[-1], outside=True)
+
+
+def _runs(rows: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """Frames and observations of one track, run by run without a gap."""
     frames = rows["frame"].to_numpy()
     # Of observations that share a nominal frame number the last stands for it.
     last = np.append(np.diff(frames) > 0, True)
     frames, rows = frames[last], rows.filter(pa.array(last))
-    boxes_px = np.stack([rows[name].to_numpy() for name in BOX], axis=1).astype(np.float64)
-    hidden = pc.equal(rows["state"], State.BRIDGED.value).to_numpy()
-    for run in np.split(np.arange(len(frames)), np.flatnonzero(np.diff(frames) > 1) + 1):
-        keys = _keyframes(frames[run], boxes_px[run])
-        keys |= np.diff(hidden[run], prepend=hidden[run[0]])
-        for row, key in zip(run, keys, strict=True):
-            yield _box(int(frames[row]), boxes_px[row], key=bool(key), hidden=bool(hidden[row]))
-        if frames[run[-1]] + 1 < n_frames:
-            yield _box(int(frames[run[-1]]) + 1, boxes_px[run[-1]], outside=True)
+    starts = [0, *(np.flatnonzero(np.diff(frames) > 1) + 1).tolist(), len(frames)]
+    for start, end in pairwise(starts):
+        yield frames[start:end], rows.slice(start, end - start)
 
 
-def _box(frame: int, box_px: Floats, *, key: bool = True, outside: bool = False, hidden: bool = False) -> str:
-    corners = " ".join(
-        f'{name}="{value:.2f}"' for name, value in zip(("xtl", "ytl", "xbr", "ybr"), box_px, strict=True)
-    )
+def _boxes_px(rows: pa.Table) -> Floats:
+    return np.stack([rows[name].to_numpy() for name in BOX], axis=1).astype(np.float64)
+
+
+def _hidden(rows: pa.Table) -> BoolArray:
+    return np.asarray(pc.equal(rows["state"], State.BRIDGED.value).to_numpy())
+
+
+def _shape(kind: str, frame: int, where: str, *, key: bool = True, outside: bool = False, hidden: bool = False) -> str:
     return (
-        f'    <box frame="{frame}" keyframe="{key:d}" outside="{outside:d}" occluded="{hidden:d}" {corners} '
-        'z_order="0"></box>\n'
+        f'    <{kind} frame="{frame}" keyframe="{key:d}" outside="{outside:d}" occluded="{hidden:d}" {where} '
+        f'z_order="0"></{kind}>\n'
     )
+
+
+def _corners(box_px: Floats) -> str:
+    return " ".join(f'{name}="{value:.2f}"' for name, value in zip(("xtl", "ytl", "xbr", "ybr"), box_px, strict=True))
+
+
+def _rectangle(box_px: Floats) -> Floats:
+    x1, y1, x2, y2 = box_px
+    return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
+
+
+def _points(ring_px: np.ndarray) -> str:
+    return 'points="' + ";".join(f"{x:.2f},{y:.2f}" for x, y in ring_px) + '"'
 
 
 def _keyframes(frames: np.ndarray, boxes_px: Floats) -> BoolArray:

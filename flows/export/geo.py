@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
 
+from flows import outlines
 from flows.export.selection import Selection, class_of
 from flows.export.table import COLUMNS
 from flows.georeference import Calibration, Floats, to_lonlat
@@ -29,6 +30,7 @@ from flows.store.tables import TRACK_OBSERVATIONS
 logger = logging.getLogger(__name__)
 
 _WAY = ("source_id", "class_name", "state", "x_px", "y_px", "x_m", "y_m")
+_FACTS = ("track_id", "source_id", "class_name", "ts", "frame", "state", "confidence")
 _INFERRED = pa.array([State.BRIDGED.value, State.INTERPOLATED.value])
 _TRACKS_A_GROUP = 512
 """Lines held until they are written as a row group of GeoParquet."""
@@ -163,13 +165,28 @@ def _line_feature(way: Way, plane: Plane) -> dict[str, Any]:
 
 
 def _point_features(selection: Selection, plane: Plane) -> Iterator[dict[str, Any]]:
-    facts = ("track_id", "source_id", "class_name", "ts", "frame", "state", "confidence")
-    for batch in selection.batches([*facts, *(name for name in _WAY if name not in facts)]):
+    for batch in selection.batches([*_FACTS, *(name for name in _WAY if name not in _FACTS)]):
         for rows, points in _by_source(batch, plane):
-            for row, (x, y) in zip(rows.select(list(facts)).to_pylist(), points.tolist(), strict=True):
+            for row, (x, y) in zip(rows.select(list(_FACTS)).to_pylist(), points.tolist(), strict=True):
                 geometry = {"type": "Point", "coordinates": [x, y]} if x == x else None
                 row["ts"] = row["ts"].isoformat()
                 yield {"type": "Feature", "geometry": geometry, "properties": row | {"coordinates": plane.said}}
+
+
+def write_geojson_outlines(selection: Selection, path: Path) -> int:
+    """An outline an observation, in pixels: what stands up has no outline on the ground."""
+    return write_features(_outline_features(selection), path)
+
+
+def _outline_features(selection: Selection) -> Iterator[dict[str, Any]]:
+    for row in selection.rows([*_FACTS, "video_id", "mask"]):
+        mask = row.pop("mask")
+        geometry = None
+        if mask is not None:
+            rings = [ring.tolist() for ring in outlines.from_bytes(mask)]
+            geometry = {"type": "MultiPolygon", "coordinates": [[[*ring, ring[0]]] for ring in rings]}
+        row["ts"] = row["ts"].isoformat()
+        yield {"type": "Feature", "geometry": geometry, "properties": row | {"coordinates": _UNITS["px"]}}
 
 
 def _by_source(batch: pa.RecordBatch, plane: Plane) -> Iterator[tuple[pa.RecordBatch, Floats]]:

@@ -75,7 +75,7 @@ def upgrade(connection: Connection, fill: Callable[[Connection], None]) -> list[
         check_upgrade(str(found), _where(connection))
         steps = list(range(found + 1, SCHEMA_VERSION + 1))
         if steps:
-            connection.execute("drop view if exists trajectories, track_samples, track_observations, tracks")
+            connection.execute("drop view if exists outlines, trajectories, track_samples, track_observations, tracks")
         for step in steps:
             _step(connection, step)
             if step == 2:
