@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from flows.console import StoreOption, command_line, err, existing_store, named_values, out, store_url, utc, video_id
@@ -142,7 +143,7 @@ def privacy(
     off: Annotated[bool, typer.Option("--off", help="Hide nothing any more.")] = False,
 ) -> None:
     """Pixelate objects of some classes on every picture made from the store, whoever makes it."""
-    from flows.privacy import hidden_classes, hide_classes
+    from flows.privacy import hidden_classes, hide_classes, unknown_classes
 
     if off and classes:
         raise UsageError("name classes to hide, or --off to hide none, not both")
@@ -150,6 +151,8 @@ def privacy(
         if off or classes:
             hide_classes(opened, classes or (), command_line(store_url(store), opened.url))
         hidden = hidden_classes(opened)
+        for name in unknown_classes(opened, hidden):
+            err.print(f"[yellow]nothing here is a {escape(name)} so far[/]: is it spelt as the detector spells it?")
     out.print(f"hidden on every picture: {', '.join(hidden) or 'nothing'}")
 
 

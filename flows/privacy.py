@@ -1,9 +1,10 @@
 """Pictures in which objects of chosen classes cannot be recognised: pixelated before anything is drawn or encoded.
 
-What is not known is hidden, not shown. A mask decides where it is stored and lies where the object is; else its box
-with a margin, so for hidden (`bridged`) objects; on a frame between two observations, or within half a second of the
-first and the last, the box around both neighbours. Where a track should have observations and has none (they were
-pruned), or where no chunk was processed, the whole frame is pixelated. What was never tracked cannot be hidden.
+What is not known is hidden, not shown. A mask decides where it is stored and reaches over the object's box; else the
+box with a margin, so for hidden (`bridged`) objects; on a frame between two observations, or within half a second of
+the first and the last, the box around both neighbours and as far as the object may have got. Where a tracklet should
+have observations and has none (they were pruned, marked wrong or not stitched yet), or where the newest settings have
+no chunk done, the whole frame is pixelated. What was never tracked cannot be hidden.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -33,8 +35,8 @@ _MARGIN = 0.1
 """Share of its size by which a mask or box is widened: masks miss hair and edges."""
 _BOX_MARGIN = 0.2
 """The same where only a box is known."""
-_TRUSTED_IOU = 0.5
-"""A mask whose extent overlaps the object's box less than this lies elsewhere; then both are hidden."""
+_PACE_PER_S = 1.0
+"""How far an object may get from where it was seen, in its sizes a second: who walks makes about one."""
 
 _EDGE_NS = NS // 2
 """How long before its first and after its last observation an object is taken to be where that was."""
@@ -44,7 +46,10 @@ _GAP_NS = 10 * NS
 _RUN_PREFIX = "privacy-"
 """The setting is the newest run so named: it needs no table, and who hid what since when stays on record."""
 
-_COLUMNS = ("pts_ns", "track_id", "x1_px", "y1_px", "x2_px", "y2_px", "mask")
+_Region = tuple[tuple[int, int, int, int], bytes | None]
+"""A box, and the stored mask that narrows it once it is widened."""
+
+_COLUMNS = ("pts_ns", "track_id", "tracklet_id", "class_name", "x1_px", "y1_px", "x2_px", "y2_px", "mask")
 
 
 def hidden_classes(store: Store) -> tuple[str, ...]:
@@ -67,10 +72,20 @@ def check_classes(store: Store, class_names: Iterable[str]) -> None:
     Raises:
         UsageError: naming the classes there are.
     """
-    known = store.query("select distinct class_name from tracklets order by 1")["class_name"].to_pylist()
-    for name in class_names:
-        if name not in known:
-            raise UsageError(f"--blur {name}: the store has no such class, only {', '.join(known) or 'none yet'}")
+    for name in unknown_classes(store, class_names):
+        known = ", ".join(_classes(store)) or "none yet"
+        raise UsageError(f"--blur {name}: the store has no such class, only {known}")
+
+
+def unknown_classes(store: Store, class_names: Iterable[str]) -> list[str]:
+    """Those of some classes that nothing in the store has."""
+    known = _classes(store)
+    return [name for name in class_names if name not in known]
+
+
+def _classes(store: Store) -> list[str]:
+    names: list[str] = store.query("select distinct class_name from tracklets order by 1")["class_name"].to_pylist()
+    return names
 
 
 @dataclass(frozen=True)
@@ -92,67 +107,80 @@ class Blur:
         if not names:
             return
         self._size = video.width_px, video.height_px
-        self._processed = _processed(store, video)
-        self._spans = _spans(store, video.video_id, names)
+        chunks = _current_chunks(store, video)
+        self._processed = _Intervals.of(chunks)
+        spans, classes = _spans(store, [row["name"] for row in chunks], names)
+        self._spans = _Intervals.of(spans)
         # Nothing older tells where an object is.
         since = video.time_at(max(0, start_ns - _GAP_NS)) - timedelta(microseconds=1) if start_ns else None
-        where = Filter(video_id=video.video_id, class_names=names, t0=since)
-        self._rows = (row for batch in store.observations(where, list(_COLUMNS)) for row in batch.to_pylist())
+        where = Filter(video_id=video.video_id, class_names=classes, t0=since)
+        self._rows = (
+            row
+            for batch in store.observations(where, list(_COLUMNS))
+            for row in batch.to_pylist()
+            if row["class_name"] in names or row["tracklet_id"] in self._spans.known
+        )
         self._next = next(self._rows, None)
-        self._tracks: dict[str, deque[_Known]] = {}
+        self._objects: dict[str, deque[_Known]] = {}
 
     def apply(self, image_rgb: ImageArray, pts_ns: int) -> None:
         """Pixelate what is to be hidden on the frame at `pts_ns`, in place."""
         if not self._active:
             return
         self._follow(pts_ns)
-        hidden = {track_id: list(self._regions(known, pts_ns)) for track_id, known in self._tracks.items()}
-        lost = any(not hidden.get(track_id) for track_id in self._spans.at(pts_ns))
+        hidden = {name: list(self._regions(known, pts_ns)) for name, known in self._objects.items()}
+        lost = any(not hidden.get(tracklet_id) for tracklet_id in self._spans.at(pts_ns))
         if lost or not self._processed.at(pts_ns):
             height, width = image_rgb.shape[:2]
             pixelate(image_rgb, (0, 0, width, height))
             return
-        for regions in hidden.values():
-            for box, mask in regions:
-                pixelate(image_rgb, box, mask)
+        # A tracklet's region is its track's as well, except between two tracklets.
+        for box, mask in dict.fromkeys(region for regions in hidden.values() for region in regions):
+            pixelate(image_rgb, box, None if mask is None else _grown(Mask.from_bytes(mask)))
 
     def _follow(self, pts_ns: int) -> None:
         """Read on until every object's next place is known, and forget what is past."""
         while self._next is not None and self._next["pts_ns"] <= pts_ns + _GAP_NS:
             row = self._next
             box = (row["x1_px"], row["y1_px"], row["x2_px"], row["y2_px"])
-            self._tracks.setdefault(row["track_id"], deque()).append(_Known(row["pts_ns"], box, row["mask"]))
+            one = _Known(row["pts_ns"], box, row["mask"])
+            # By track for what lies between two of its tracklets; by tracklet, lest of two at once one hides the other.
+            for name in (row["track_id"], row["tracklet_id"]):
+                self._objects.setdefault(name, deque()).append(one)
             self._next = next(self._rows, None)
-        for track_id, known in list(self._tracks.items()):
+        for name, known in list(self._objects.items()):
             while len(known) > 1 and known[1].pts_ns <= pts_ns:
                 known.popleft()
             if known[-1].pts_ns < pts_ns - _GAP_NS:
-                del self._tracks[track_id]
+                del self._objects[name]
 
-    def _regions(self, known: deque[_Known], pts_ns: int) -> Iterator[tuple[tuple[int, int, int, int], Mask | None]]:
-        """Boxes to hide, each with the mask that narrows it, if one can be trusted."""
+    def _regions(self, known: deque[_Known], pts_ns: int) -> Iterator[_Region]:
+        """What to hide of an object."""
         first = known[0]
         if first.pts_ns == pts_ns:
-            mask = None if first.mask is None else Mask.from_bytes(first.mask)
-            if mask is None or not _lies_in(mask, first.box_xyxy):
-                yield self._widened([first.box_xyxy], _BOX_MARGIN), None
-            if mask is not None:
-                grown = _grown(mask)
-                x1, y1, x2, y2 = (round(float(v)) for v in grown.box_xyxy)
-                yield (x1, y1, x2, y2), grown
+            if first.mask is None:
+                yield self._widened([first.box_xyxy], 0.0), None
+                return
+            x1, y1, x2, y2 = (round(float(v)) for v in _grown(Mask.from_bytes(first.mask)).box_xyxy)
+            yield (x1, y1, x2, y2), first.mask
+            left, top, right, bottom = first.box_xyxy
+            if left < x1 or top < y1 or right > x2 or bottom > y2:
+                yield self._widened([first.box_xyxy], 0.0), None
             return
         after = known[1] if len(known) > 1 else None
-        boxes = [one.box_xyxy for one in (first, after) if one and abs(one.pts_ns - pts_ns) <= _EDGE_NS]
+        seen = [one for one in (first, after) if one and abs(one.pts_ns - pts_ns) <= _EDGE_NS]
         if first.pts_ns < pts_ns and after is not None and after.pts_ns - first.pts_ns <= _GAP_NS:
-            boxes = [first.box_xyxy, after.box_xyxy]
-        if boxes:
-            yield self._widened(boxes, _BOX_MARGIN), None
+            seen = [first, after]
+        if seen:
+            away_s = min(abs(one.pts_ns - pts_ns) for one in seen) / NS
+            yield self._widened([one.box_xyxy for one in seen], away_s), None
 
-    def _widened(self, boxes: Sequence[Sequence[float]], margin: float) -> tuple[int, int, int, int]:
-        """The box around boxes and a margin."""
+    def _widened(self, boxes: Sequence[Sequence[float]], away_s: float) -> tuple[int, int, int, int]:
+        """The box around boxes, a margin, and as far as the object gets in this time."""
         corners = np.array(boxes)
         low, high = corners[:, :2].min(axis=0), corners[:, 2:].max(axis=0)
-        room = np.maximum(margin * (high - low), _MIN_CELL_PX / 2)
+        pace = _PACE_PER_S * away_s * (corners[:, 2:] - corners[:, :2]).max()
+        room = np.maximum(_BOX_MARGIN * (high - low), _MIN_CELL_PX / 2) + pace
         x1, y1 = np.floor(low - room).astype(int).tolist()
         x2, y2 = np.ceil(high + room).astype(int).tolist()
         return x1, y1, x2, y2
@@ -191,13 +219,6 @@ def _grown(mask: Mask) -> Mask:
     return Mask(mask.x_px - room, mask.y_px - room, cv2.dilate(wide, square).astype(np.bool_))
 
 
-def _lies_in(mask: Mask, box_xyxy: Sequence[float]) -> bool:
-    a, b = mask.box_xyxy.astype(np.float64), np.array(box_xyxy)
-    shared = np.prod(np.maximum(0, np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])))
-    union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared
-    return bool(shared >= _TRUSTED_IOU * union)
-
-
 @dataclass(frozen=True)
 class _Intervals:
     """Named intervals of presentation time, both ends among them: `bounds` (N, 2)."""
@@ -210,33 +231,45 @@ class _Intervals:
         bounds = np.array([(row["first_ns"], row["last_ns"]) for row in rows], dtype=np.int64).reshape(-1, 2)
         return cls([row["name"] for row in rows], bounds)
 
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """All names."""
+        return frozenset(self.names)
+
     def at(self, pts_ns: int) -> set[str]:
         """Names of those that hold a time."""
         held = (self.bounds[:, 0] <= pts_ns) & (pts_ns <= self.bounds[:, 1])
         return {self.names[int(i)] for i in np.flatnonzero(held)}
 
 
-def _processed(store: Store, video: Video) -> _Intervals:
-    """What of a video was processed."""
-    rows = store.query(
+def _current_chunks(store: Store, video: Video) -> list[dict[str, Any]]:
+    """What of a video was processed: with the settings of its newest result, as what is read of it."""
+    rows: list[dict[str, Any]] = store.query(
         "select chunk_id as name, start_ns as first_ns, end_ns - 1 as last_ns from chunks"
-        " where video_id = $video_id and state = 'done' order by start_ns",
+        " where video_id = $video_id and state = 'done' and settings_hash = (select settings_hash from chunks"
+        " where video_id = $video_id and state = 'done' order by updated_at desc limit 1) order by start_ns",
         {"video_id": video.video_id},
     ).to_pylist()
     for row in rows:
         # Who reads to a video's duration reads to its last frame, which may lie beyond.
         if row["last_ns"] + 1 >= round(video.duration_s * NS):
             row["last_ns"] = np.iinfo(np.int64).max
-    return _Intervals.of(rows)
+    return rows
 
 
-def _spans(store: Store, video_id: str, class_names: Sequence[str]) -> _Intervals:
-    """From when to when each track of these classes must have observations, tracklet by tracklet."""
+def _spans(
+    store: Store, chunk_ids: Sequence[str], class_names: Sequence[str]
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """From when to when each tracklet to be hidden must have observations, and the classes of these tracklets.
+
+    To be hidden is a tracklet of these classes, in a track or not yet, and one joined in a track with such a one.
+    """
     rows = store.query(
-        "select k.track_id as name, t.pts0_ns as first_ns, t.pts1_ns as last_ns"
-        " from tracklets t join track_links k on k.tracklet_id = t.tracklet_id and k.source_id = t.source_id"
-        " where t.video_id = $video_id and t.class_name = any($class_names) and t.n_observations > 0"
-        " and k.version = (select max(version) from track_links where source_id = t.source_id)",
-        {"video_id": video_id, "class_names": list(class_names)},
-    )
-    return _Intervals.of(rows.to_pylist())
+        "select t.tracklet_id as name, k.track_id, t.class_name, t.pts0_ns as first_ns, t.pts1_ns as last_ns"
+        " from tracklets t left join newest_links k on k.tracklet_id = t.tracklet_id and k.source_id = t.source_id"
+        " where t.chunk_id = any($chunk_ids) and t.n_observations > 0",
+        {"chunk_ids": list(chunk_ids)},
+    ).to_pylist()
+    tracks = {row["track_id"] for row in rows if row["class_name"] in class_names} - {None}
+    hidden = [row for row in rows if row["class_name"] in class_names or row["track_id"] in tracks]
+    return hidden, tuple(sorted({*class_names, *(row["class_name"] for row in hidden)}))

@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from flows.decode import probe, read_frames
 from flows.errors import UsageError
 from flows.privacy import Blur, hidden_classes, hide_classes, pixelate
 from flows.render import RenderOptions, picked_frames, render_frames
-from flows.schema import NS, Chunk, Mask, Video
+from flows.schema import NS, OBSERVATIONS, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, Mask, Video, make_id
 from flows.store.base import Store
 from flows.store.postgis import PostgisStore
 from tests.tracked import make_mask, make_store, sighting
@@ -107,9 +108,10 @@ def test_a_mask_is_hidden_with_a_margin_and_little_else(tmp_path: Path) -> None:
         {"mask": None},
         {"mask": None, "state": "bridged", "confidence": None},
         {"mask": make_mask((0, 0, 20, 20)).to_bytes()},
+        {"mask": make_mask((50, 60, 90, 110)).to_bytes()},
         None,
     ],
-    ids=["no mask", "bridged", "a mask elsewhere", "no observation"],
+    ids=["no mask", "bridged", "a mask elsewhere", "a mask without a head", "no observation"],
 )
 def test_without_a_mask_that_fits_the_whole_box_is_hidden(tmp_path: Path, row: dict[str, Any] | None) -> None:
     video, store = _make(tmp_path, rows={12: row})
@@ -142,6 +144,59 @@ def test_frames_that_were_not_processed_are_hidden_whole(tmp_path: Path) -> None
     store.add_video(other)
     store.plan([Chunk(other, 0, 0, NS, 0, "test")])
     assert all(_mostly(changed, np.ones((120, 160), bool)) for changed in _changed(store, other))
+
+
+def test_results_of_settings_no_longer_shown_do_not_count_as_processed(tmp_path: Path) -> None:
+    video, store = _make(tmp_path)
+    half = Chunk(video, 0, 0, NS // 2, 0, "newer settings")
+    store.plan([half])
+    assert store.begin(half, max_attempts=1)
+    store.commit(ChunkResult(half, OBSERVATIONS.empty_table(), TRACKLETS.empty_table()))
+    whole = [_mostly(changed, np.ones((120, 160), bool)) for changed in _changed(store, video)]
+    assert whole == [number >= 13 for number in range(30)]
+
+
+PLACES = ((10, 40, 40, 110), (110, 40, 140, 110))
+
+
+def _make_two(folder: Path, linked: str, class_name: str = "person") -> tuple[Video, Store]:
+    """A person at the first place and somebody at the second, frames 5 to 19; those named are joined in one track."""
+    video = probe(str(write_video(folder / "v.mp4", size=(160, 120))), "gate", START)
+    pts = [frame.pts_ns for frame in read_frames(video)]
+    rows = [
+        sighting(video, name, i, box, pts_ns=pts[i], class_name=kind, mask=None)
+        for i in range(5, 20)
+        for name, kind, box in zip("ab", ("person", class_name), PLACES, strict=True)
+    ]
+    store = make_store(folder / "store", video, rows)
+    links = [
+        {"tracklet_id": make_id("tracklet", name), "track_id": "one", "source_id": "gate", "version": 2, "score": None,
+         "reason": "merged"}
+        for name in linked
+    ]  # fmt: skip
+    store.write_links("gate", 2, pa.Table.from_pylist(links, schema=TRACK_LINKS))
+    return video, store
+
+
+def test_tracklets_that_are_not_stitched_yet_hide_the_whole_frame(tmp_path: Path) -> None:
+    video, store = _make_two(tmp_path, "a")
+    whole = [_mostly(changed, np.ones((120, 160), bool)) for changed in _changed(store, video)]
+    assert whole == [5 <= number < 20 for number in range(30)]
+
+
+@pytest.mark.parametrize("class_name", ["person", "bicycle"])
+def test_of_tracklets_joined_in_one_track_each_is_hidden_on_a_frame_they_share(tmp_path: Path, class_name: str) -> None:
+    video, store = _make_two(tmp_path, "ab", class_name)
+    changed = _changed(store, video)[12]
+    for x1, y1, x2, y2 in PLACES:
+        assert _mostly(changed[y1:y2, x1:x2], np.ones((y2 - y1, x2 - x1), bool))
+    assert not changed[:, 60:90].any()
+
+
+def test_the_longer_nobody_looked_the_more_is_hidden(tmp_path: Path) -> None:
+    video, store = _make(tmp_path, rows=dict.fromkeys(range(6, 19)))
+    shares = [changed.mean() for changed in _changed(store, video)]
+    assert shares[12] > shares[8] > shares[6] > shares[5]
 
 
 def test_pruned_observations_hide_the_whole_frame(tmp_path: Path) -> None:
