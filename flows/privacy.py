@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import cv2
@@ -136,7 +136,7 @@ class Blur:
             return
         # A tracklet's region is its track's as well, except between two tracklets.
         for box, mask in dict.fromkeys(region for regions in hidden.values() for region in regions):
-            pixelate(image_rgb, box, None if mask is None else _grown(Mask.from_bytes(mask)))
+            pixelate(image_rgb, box, None if mask is None else _grown(mask))
 
     def _follow(self, pts_ns: int) -> None:
         """Read on until every object's next place is known, and forget what is past."""
@@ -161,7 +161,7 @@ class Blur:
             if first.mask is None:
                 yield self._widened([first.box_xyxy], 0.0), None
                 return
-            x1, y1, x2, y2 = (round(float(v)) for v in _grown(Mask.from_bytes(first.mask)).box_xyxy)
+            x1, y1, x2, y2 = (round(float(v)) for v in _grown(first.mask).box_xyxy)
             yield (x1, y1, x2, y2), first.mask
             left, top, right, bottom = first.box_xyxy
             if left < x1 or top < y1 or right > x2 or bottom > y2:
@@ -207,10 +207,15 @@ def pixelate(image_rgb: ImageArray, box_xyxy: tuple[int, int, int, int], mask: M
         region[:] = mosaic
     else:
         inside = mask.crop[y1 - top : y2 - top, x1 - left : x2 - left]
-        region[inside] = mosaic[inside]
+        # Five times as quick as an index of booleans.
+        region[:] = cv2.copyTo(mosaic, inside.astype(np.uint8), region.copy())
 
 
-def _grown(mask: Mask) -> Mask:
+# Asked for by track, by tracklet and when it is drawn; 256 masks are those of a frame.
+@lru_cache(maxsize=256)
+def _grown(stored: bytes) -> Mask:
+    """A stored mask, widened."""
+    mask = Mask.from_bytes(stored)
     height, width = mask.crop.shape
     room = max(_MIN_CELL_PX // 2, round(_MARGIN * max(height, width)))
     wide = np.pad(mask.crop.astype(np.uint8), room)
