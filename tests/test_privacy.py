@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from flows.decode import probe, read_frames
 from flows.errors import UsageError
+from flows.exchange import privacy
 from flows.privacy import Blur, hidden_classes, hide_classes, pixelate
 from flows.render import RenderOptions, picked_frames, render_frames
 from flows.schema import NS, OBSERVATIONS, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, Mask, Video, make_id
@@ -216,6 +217,17 @@ def test_a_class_nothing_has_is_refused_rather_than_nothing_hidden(tmp_path: Pat
     video, store = _make(tmp_path)
     with pytest.raises(UsageError, match="--blur persn: the store has no such class, only person"):
         list(render_frames(store, video.video_id, options=RenderOptions(blur=("persn",))))
+
+
+def test_a_store_may_hide_a_class_that_nothing_has_yet_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, store = _make(tmp_path)
+    privacy(["person", "persn"], str(tmp_path / "store"))
+    told = capsys.readouterr().err
+    assert "nothing here is a persn so far" in told
+    assert "a person so far" not in told
+    assert hidden_classes(store) == ("persn", "person")
 
 
 def test_a_store_that_hides_a_class_hides_it_on_every_picture(tmp_path: Path) -> None:
