@@ -81,7 +81,7 @@ class DetectChunk:
         def detect() -> Detected:
             every = keyframe_interval(self.settings.detect, chunk.video.fps)
             frames = self._read(
-                chunk.video, chunk.start_ns, chunk.seen_until_ns, only=Keyframes(every), threads=self._threads
+                chunk.video, chunk.seen_from_ns, chunk.seen_until_ns, only=Keyframes(every), threads=self._threads
             )
             table = detect_frames(frames, self._detector, self.settings.detect.batch)
             return Detected(chunk, table, {"detect": time.monotonic() - started})
@@ -156,7 +156,7 @@ class TrackChunk:
         segmenter = VideoSegmenter(self._segmenter, self._settings.segment, chunk.video.height_px, chunk.video.width_px)
         every = keyframe_interval(self._settings.detect, chunk.video.fps)
         tracker = ChunkTracker(chunk, segmenter, self._settings, every, self._redetect)
-        reader = self._read(chunk.video, chunk.start_ns, chunk.seen_until_ns, threads=self._threads)
+        reader = self._read(chunk.video, chunk.seen_from_ns, chunk.seen_until_ns, threads=self._threads)
         decoded = _Timed(reader)
         frames = _Timed(ahead(segmenter.preparing(ahead(decoded, _AHEAD)), _AHEAD))
         started = time.monotonic()

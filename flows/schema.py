@@ -111,7 +111,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of one video: it owns frames with start_ns <= pts_ns < end_ns and sees on to end_ns + overlap_ns."""
+    """A piece of one video: it owns frames with start_ns <= pts_ns < end_ns and sees half the overlap beyond both."""
 
     video: Video
     index: int
@@ -132,9 +132,14 @@ class Chunk:
         return make_id("chunk", self.video.video_id, self.start_ns, self.end_ns, self.overlap_ns, self.settings_hash)
 
     @property
+    def seen_from_ns(self) -> int:
+        """Start of what is decoded: what a chunk sees before its own frames lets its objects be known by then."""
+        return max(0, self.start_ns - self.overlap_ns // 2)
+
+    @property
     def seen_until_ns(self) -> int:
         """End of what is decoded: the chunk's own frames and those it shares with its successor."""
-        return self.end_ns + self.overlap_ns
+        return self.end_ns + self.overlap_ns - self.overlap_ns // 2
 
 
 @dataclass(frozen=True)
@@ -314,11 +319,14 @@ TRACKLETS = pa.schema(
         pa.field("tail_xyxy_px", pa.list_(pa.float32()), nullable=False),
         # What it looked like at first and at last, `appearance.Looks.to_list`; other lengths are not compared.
         pa.field("appearance", pa.list_(pa.float32()), nullable=False),
+        # Whether its chunk saw enough of it to report it; null, as older versions wrote, means so.
+        pa.field("confirmed", pa.bool_()),
     ]
 )
 """Track -> stitch: one row per object of a chunk, immutable once committed.
 
-`t0`/`t1` bound what the tracklet's own chunk stores; its tail may reach beyond, into the frames shared with the next.
+`t0`/`t1` bound what the tracklet's own chunk stores; its ends may reach beyond, into the frames shared with neighbours.
+What is not `confirmed` was cut by a border, and is reported as part of a track that is confirmed on its other side.
 """
 
 TRACK_LINKS = pa.schema(

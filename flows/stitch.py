@@ -61,6 +61,7 @@ class Tracklet:
     tail_ns: npt.NDArray[np.int64]
     tail_xyxy: FloatArray
     looks: FloatArray | None = None
+    confirmed: bool = True
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def link_table(
     version: int,
     pinned: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> pa.Table:
-    """The links (schema TRACK_LINKS) of a source's tracklets.
+    """The links (schema TRACK_LINKS) of a source's tracklets, but of those that no chunk confirmed.
 
     Args:
         tracklets: All of the source's.
@@ -124,6 +125,7 @@ def link_table(
     by_later = {link.later: link for link in join(tracklets, borders, settings)}
     rows = []
     tracks: dict[str, str] = {}
+    shown = set()
     for tracklet in sorted(tracklets, key=lambda t: (t.t0_ns, t.tracklet_id)):
         link = by_later.get(tracklet.tracklet_id)
         # A predecessor starts earlier, so its track is known by now.
@@ -132,6 +134,8 @@ def link_table(
         if tracklet.tracklet_id in pinned:
             track_id, reason = pinned[tracklet.tracklet_id]
         tracks[tracklet.tracklet_id] = track_id
+        if tracklet.confirmed or tracklet.tracklet_id in pinned:
+            shown.add(track_id)
         rows.append(
             {
                 "tracklet_id": tracklet.tracklet_id,
@@ -142,7 +146,7 @@ def link_table(
                 "reason": reason,
             }
         )
-    return pa.Table.from_pylist(rows, schema=TRACK_LINKS)
+    return pa.Table.from_pylist([row for row in rows if row["track_id"] in shown], schema=TRACK_LINKS)
 
 
 def join(tracklets: Sequence[Tracklet], borders: Sequence[tuple[str, str]], settings: StitchSettings) -> list[Link]:
@@ -174,6 +178,7 @@ def read_tracklets(table: pa.Table) -> list[Tracklet]:
                 np.array(row["tail_pts_ns"], dtype=np.int64) + offset_ns,
                 np.array(row["tail_xyxy_px"], dtype=np.float32).reshape(-1, 4),
                 Looks.from_list(row["appearance"]),
+                row["confirmed"] is not False,
             )
         )
     return tracklets
@@ -312,7 +317,9 @@ def _motion_distance2(end: Tracklet, start: Tracklet) -> float:
         return FORBIDDEN  # videos of unknown time all begin at the epoch: that one follows another means nothing there
     if np.intersect1d(end.tail_ns, start.head_ns).size:
         return FORBIDDEN  # seen on the same frames, and apart, or they would be joined by that
-    last = [(int(t), box) for t, box in zip(end.tail_ns, end.tail_xyxy, strict=True) if t < start.t0_ns]
+    last = [(int(t), box) for t, box in zip(end.tail_ns, end.tail_xyxy, strict=True) if t < start.head_ns[0]]
+    if not last:
+        return FORBIDDEN  # it was seen before the other: nothing leads from one to the other
     first_box = start.head_xyxy[0]
     size_last, size_first = _size(last[-1][1]), _size(first_box)
     if not 1 / _SIZE_RATIO <= size_first / size_last <= _SIZE_RATIO:

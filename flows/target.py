@@ -199,7 +199,7 @@ class Target:
             views: How the chunk's first frame is seen on others, by `pts_ns`; empty where the camera stands.
         """
         sightings = self._trimmed()
-        if not self.confirmed or not sightings:
+        if not sightings or not (self.confirmed or _cut_by_border(sightings, chunk)):
             return [], []
         boxes = _boxes(sightings, settings.track.smooth, views)
         sightings = [_with_trusted_mask(s, box) for s, box in zip(sightings, boxes, strict=True)]
@@ -288,7 +288,16 @@ class Target:
             "tail_pts_ns": times[tail].tolist(),
             "tail_xyxy_px": np.concatenate([boxes[i] for i in tail]).tolist(),
             "appearance": self.looks.to_list(),
+            "confirmed": self.confirmed,
         }
+
+
+def _cut_by_border(sightings: Sequence[Sighting], chunk: Chunk) -> bool:
+    """Whether a neighbouring chunk sees some of this, too, and may be surer of it."""
+    video_end_ns = round(chunk.video.duration_s * NS)
+    before = chunk.start_ns > 0 and sightings[0].pts_ns < 2 * chunk.start_ns - chunk.seen_from_ns
+    after = chunk.end_ns < video_end_ns and sightings[-1].pts_ns >= 2 * chunk.end_ns - chunk.seen_until_ns
+    return before or after
 
 
 def _propagated(frame: Frame, segment: Segment, sigma: float) -> Sighting:

@@ -186,8 +186,8 @@ class _Progress:
         """Before every frame that is tracked."""
         # The last chunk's overlap lies beyond the video's end.
         end_ns = min(self._chunk.seen_until_ns, round(self._chunk.video.duration_s * NS))
-        length_ns = max(end_ns - self._chunk.start_ns, 1)
-        self("track", min((frame.pts_ns - self._chunk.start_ns) / length_ns, 1.0))
+        length_ns = max(end_ns - self._chunk.seen_from_ns, 1)
+        self("track", min((frame.pts_ns - self._chunk.seen_from_ns) / length_ns, 1.0))
 
 
 def error_event(error: Exception, detail: str) -> Event:

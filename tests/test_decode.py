@@ -252,6 +252,9 @@ def test_chunks_tile_the_video(duration_s: float, chunk_seconds: float, overlap:
     assert all(before.end_ns == after.start_ns for before, after in pairwise(chunks))
     assert chunks[-1].end_ns == round(duration_s * NS) + NS // 25
     assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
+    assert chunks[0].seen_from_ns == 0
+    shared = [(before.seen_until_ns - after.seen_from_ns, before.overlap_ns) for before, after in pairwise(chunks)]
+    assert all(seen == overlap for seen, overlap in shared)
     if len(chunks) > 1:
         last_ns = round(duration_s * NS) - chunks[-1].start_ns
         assert last_ns >= 0.25 * chunk_seconds * NS - 1

@@ -44,6 +44,7 @@ def _make_tracklet(name: str, chunk: str, t0_s: float, t1_s: float, x0: float, s
         ns[tail] + since_ns,
         boxes[tail],
         overrides.get("looks"),
+        overrides.get("confirmed", True),
     )
 
 
@@ -99,6 +100,19 @@ def test_shared_frames_are_recognised_at_every_frame_rate(fps):
         1,
     ).to_pylist()
     assert [row["reason"] for row in links] == ["start", "overlap"]
+
+
+def test_what_no_chunk_confirmed_is_no_track():
+    unsure = [
+        _make_tracklet("a1", "a", 0, 9.9, 0, confirmed=False),
+        _make_tracklet("b1", "b", 10, 15, 0, confirmed=False),
+    ]
+    assert _tracks(unsure)[0] == []
+    for sure in (0, 1):
+        tracklets = [replace(t, confirmed=i == sure) for i, t in enumerate(unsure)]
+        assert _tracks([*tracklets, replace(unsure[0], tracklet_id="a2", class_name="car")])[0] == [["a1", "b1"]]
+    pinned = link_table(unsure, [("a", "b")], "cam", StitchSettings(), 1, {"b1": ("mine", "split")})
+    assert pinned["tracklet_id"].to_pylist() == ["b1"]
 
 
 def test_another_class_is_another_object():

@@ -236,6 +236,19 @@ def test_only_own_frames_are_stored_and_the_tail_reaches_into_shared_ones():
     assert tracklet["n_observations"] == len(life) == 20
 
 
+def test_what_a_border_cuts_waits_to_be_confirmed_on_its_other_side():
+    """Never surer than 0.5, so nobody reports it; but a neighbour that sees it, too, may have been surer."""
+    for start, end, kept in ((16, 24, []), (0, 22, [False]), (12, 40, [False])):
+        paths = {"a": _walk(start=start, end=end)}
+        found = {k: [(paths["a"][k], 0.5)] for k in range(0, 40, EVERY) if paths["a"][k] is not None}
+        chunk = _chunk(100, start_ns=NS, end_ns=3 * NS, overlap_ns=NS)
+        result, lives = _track(paths, found, chunk=chunk)
+        assert result.tracklets["confirmed"].to_pylist() == kept
+        assert len(lives) == len(kept)
+    whole, _ = _track(paths, found)
+    assert whole.tracklets.num_rows == 0
+
+
 def test_the_same_input_gives_the_same_output():
     paths = {"a": _walk(), "b": _walk(x0=280, speed=-5), "c": _walk(start=13, y=10)}
     first, second = (_track(paths)[0] for _ in range(2))

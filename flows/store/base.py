@@ -39,7 +39,7 @@ import pyarrow as pa
 from flows.errors import StoreError
 from flows.schema import EPOCH, Chunk, ChunkResult, Video
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ class ParquetStore(Store):
                 if step == 2:
                     for row in self._ledger.rows():
                         add_samples(self._folder, self._ledger, row)
-                else:
+                elif step == 3:
                     self._places.upgrade()
                 write_durably(version_file, f"{step}\n".encode())
         return steps

@@ -62,14 +62,14 @@ def _script(name: str) -> str:
 
 
 def _write_old(url: str, results: list[ChunkResult], version: int) -> None:
-    """A database as version 1 or 2 left it."""
+    """A database as version 1, 2 or 3 left it."""
     with psycopg.connect(url) as connection:
         connection.execute("create schema sightflow")
         connection.execute("set search_path to sightflow, public")
         connection.execute("set timezone to 'UTC'")
         connection.execute(_script("tables.sql"))
         connection.execute("insert into schema_version values (1)")
-        if version == 2:
+        if version >= 2:
             connection.execute(_script("upgrade_2.sql"))
             connection.execute("insert into schema_version values (2)")
         for view in VIEWS:
@@ -88,12 +88,15 @@ def _write_old(url: str, results: list[ChunkResult], version: int) -> None:
             connection.execute(
                 "insert into chunk_extents values (%s, %s, %s)", (row["chunk_id"], min(times), max(times))
             )
-            pgarrow.copy(connection, "tracklets", result.tracklets)
-        if version == 2:
+            pgarrow.copy(connection, "tracklets", result.tracklets.drop_columns(["confirmed"]))
+        if version >= 2:
             fill_version_2(connection)
         pgarrow.copy(connection, "zones", pa.Table.from_pylist([_zone_row()], ZONES))
         connection.execute("insert into calibrations values ('gate', '{}')")
         pgarrow.copy(connection, "events", make_events(make_event()).select(list(OLD_EVENT)))
+        if version == 3:
+            connection.execute(_script("upgrade_3.sql"))
+            connection.execute("insert into schema_version values (3)")
 
 
 def _zone_row() -> dict[str, Any]:
@@ -129,7 +132,7 @@ def new_database(postgis_module_database: str) -> str:
     return postgis_module_database
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_upgraded_database_is_what_a_new_one_is(postgis_database: str, new_database: str, version: int) -> None:
     results = [_result(0), _result(1)]
     _write_old(postgis_database, results, version)
@@ -166,7 +169,7 @@ def test_an_upgrade_that_fails_leaves_the_database_as_it_was(postgis_database: s
     assert [_asked(postgis_database, sql) for sql in CATALOG] == before
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_upgraded_folder_is_what_a_new_one_is(tmp_path: Path, version: int) -> None:
     results = [_result(0), _result(1)]
     for name in ("new", "old"):
@@ -179,18 +182,23 @@ def test_an_upgraded_folder_is_what_a_new_one_is(tmp_path: Path, version: int) -
         open_store(str(tmp_path / "old")).check()
     old = open_store(str(tmp_path / "old"))
     sql = "select * from samples order by chunk_id, tracklet_id, ts"
-    assert old.query(sql).equals(new.query(sql)) == (version == 2)
+    assert old.query(sql).equals(new.query(sql)) == (version >= 2)
     assert old.upgrade() == list(range(version + 1, SCHEMA_VERSION + 1))
     assert old.upgrade() == []
     old.check()
     assert old.query(sql).equals(new.query(sql))
     assert new.query(sql).num_rows > 0
     assert _places(old) == _places(new)
+    assert old.tracklets("gate")["confirmed"].null_count == 4
 
 
 def _make_old(folder: Path, version: int) -> None:
-    """Make a folder what version 1 or 2 left."""
+    """Make a folder what version 1, 2 or 3 left."""
     (folder / "schema_version").write_text(f"{version}\n")
+    for path in (folder / "tracklets").rglob("*.parquet"):
+        pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["confirmed"]), path)
+    if version == 3:
+        return
     for kind, row in (("zones", {"zones": zone_rows([ZONE])}), ("calibrations", {"calibration": "{}"})):
         (path,) = (folder / kind).glob("*.json")
         path.write_text(json.dumps({"source_id": "gate", **row}))
