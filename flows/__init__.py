@@ -22,6 +22,7 @@ The flow itself:
   - `appearance`: frames + boxes -> colour histograms
   - `cues`: what speaks for a detection being a live object
   - `camera_motion`: how the camera itself moved from frame to frame (OpenCV)
+  - `trust`: masks beside detections -> how far a chunk's masks can be trusted
   - `kalman`: motion model: predict, update, gate, smooth (filterpy)
   - `associate`: predicted boxes + detections -> pairs
   - `target`: one object of a chunk and the tracklet it leaves

@@ -23,7 +23,7 @@ _MOTION_WEIGHT = 0.5
 APPEARANCE_WEIGHT = 4.0
 # Where boxes do not overlap, what looks more different than this is another object: nine in ten looks of one person
 # differ by less than 0.1, even four keyframes later.
-_LIKE = 0.15
+LIKE = 0.15
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def associate(
         np.stack([getattr(c, name) for c in candidates]) for name in ("overlap", "distance2", "difference")
     )
     overlaps = overlap >= np.where(same, min_iou, max(min_iou, _OTHER_CLASS_IOU))
-    possible = overlaps | (same & (distance2 <= gate) & (difference <= _LIKE))
+    possible = overlaps | (same & (distance2 <= gate) & (difference <= LIKE))
     cost = 1 - overlap + _MOTION_WEIGHT * np.minimum(distance2 / gate, 1) + np.where(same, 0, _OTHER_CLASS_PENALTY)
     return assign(np.where(possible, cost + APPEARANCE_WEIGHT * difference, FORBIDDEN))
 

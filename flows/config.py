@@ -34,7 +34,8 @@ class PlanSettings(_Step):
     chunk_seconds: float = Field(300.0, gt=0)
     """Length of a chunk, in seconds of video; the unit of parallel work and of what a crash can cost."""
     overlap_seconds: float = Field(1.0, ge=0)
-    """Video shared by neighbouring chunks, in seconds; identities are stitched over it."""
+    """Video shared by neighbouring chunks, in seconds, half of it on either side of the border: identities are stitched
+    over it, and objects are known by the time a chunk begins to report them."""
 
     @model_validator(mode="after")
     def _overlap_fits(self) -> PlanSettings:

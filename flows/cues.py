@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from flows.appearance import describe, difference
-from flows.associate import Candidate, coverage, iou_matrix
+from flows.associate import LIKE, Candidate, coverage, iou_matrix
 from flows.optical import Flow
-from flows.schema import BoolArray, Float64Array, FloatArray, ImageArray
+from flows.schema import BoolArray, Float64Array, FloatArray, Frame, ImageArray
 from flows.target import Target
 
 # A box covered by another's to more than this share shows, in part, the other object.
 _CLEAR_COVERAGE = 0.3
+# Deviation of a box's edges after an interval of optical flow, as a share of its size, beside what both ends differ by.
+_FLOW_SIGMA = 0.1
 
 
 @dataclass(frozen=True)
@@ -30,21 +33,35 @@ class Evidence:
     clear: BoolArray
 
 
+class Flown(NamedTuple):
+    """Where flow says an object was: `box_xyxy` (4,) pixels, and the deviation of its edges as a share of its size."""
+
+    number: int
+    pts_ns: int
+    box_xyxy: FloatArray
+    sigma: float
+
+
 class Cues:
     """Weighs the detections of one keyframe after another; keeps the frames since the last one for optical flow."""
 
     def __init__(self) -> None:
         self._flow = Flow()
+        self._frames: list[tuple[int, int]] = []
         self._before: dict[int, FloatArray] = {}
+        self._forth: dict[int, FloatArray] = {}
+        self._back = np.empty((0, 0, 4), dtype=np.float32)
 
-    def push(self, image_rgb: ImageArray) -> None:
-        """Take the next frame, (height, width, 3) uint8."""
-        self._flow.push(image_rgb)
+    def push(self, frame: Frame) -> None:
+        """Take the next frame."""
+        self._flow.push(frame.image_rgb)
+        self._frames.append((frame.number, frame.pts_ns))
 
     def evidence(
         self, image_rgb: ImageArray, boxes_xyxy: FloatArray, targets: Sequence[Target], masks_trusted: bool
     ) -> Evidence:
         """Weigh the detections (D, 4) on the newest frame for these objects."""
+        self._forth, self._back = {}, self._flow.carry_back(boxes_xyxy)
         overlap = iou_matrix(np.array([t.box_xyxy for t in targets]), boxes_xyxy)
         if masks_trusted:
             for row, target in zip(overlap, targets, strict=True):
@@ -53,23 +70,70 @@ class Cues:
         flown = [i for i, t in enumerate(targets) if t.target_id in self._before]
         if flown:
             before = np.stack([self._before[targets[i].target_id] for i in flown])
-            overlap[flown] = np.maximum(overlap[flown], self._meeting(before, boxes_xyxy))
+            forth = self._flow.carry(before)
+            self._forth = {targets[i].target_id: forth[:, row] for row, i in enumerate(flown)}
+            overlap[flown] = np.maximum(overlap[flown], _meeting(forth, self._back))
         return Evidence(overlap, describe(image_rgb, boxes_xyxy), _clear(boxes_xyxy))
+
+    def between(self, target_id: int, row: int) -> Iterator[Flown]:
+        """Where an object was between the last keyframe and its detection (row) on this one, by flow from both."""
+        forth, back = self._forth.get(target_id), self._back[:, row]
+        if forth is None:
+            return
+        for at, share in enumerate(np.linspace(0, 1, len(self._frames))[1:-1], start=1):
+            box_xyxy = (1 - share) * forth[at] + share * back[at]
+            if np.isfinite(box_xyxy).all():
+                apart = float(np.sqrt(np.mean((forth[at] - back[at]) ** 2)) / (box_xyxy[2:] - box_xyxy[:2]).max())
+                yield Flown(*self._frames[at], box_xyxy, self._carried(_FLOW_SIGMA + apart / 2))
+
+    def arrival(self, row: int, looks: FloatArray, frames: Iterable[Frame]) -> Iterator[Flown]:
+        """Where what is first detected on this keyframe was before it, newest first, while it looks the same.
+
+        Args:
+            row: Its detection.
+            looks: What it looks like there.
+            frames: Those since the last keyframe on which that can be compared.
+        """
+        return self._alike(self._back[:, row], looks, list(frames)[::-1])
+
+    def departure(self, target_id: int, looks: FloatArray, frames: Iterable[Frame]) -> Iterator[Flown]:
+        """Where an object was after the last keyframe, in order of time, if it was seen there and not on this one."""
+        forth = self._forth.get(target_id)
+        return iter(()) if forth is None else self._alike(forth, looks, frames)
+
+    def _alike(self, boxes_xyxy: FloatArray, looks: FloatArray, frames: Iterable[Frame]) -> Iterator[Flown]:
+        at = {pts_ns: i for i, (_, pts_ns) in enumerate(self._frames[1:-1], start=1)}
+        for frame in frames:
+            if frame.pts_ns not in at:
+                continue
+            box_xyxy = boxes_xyxy[at[frame.pts_ns]]
+            centre, size = (box_xyxy[:2] + box_xyxy[2:]) / 2, frame.image_rgb.shape[1::-1]
+            # What was lost is NaN, and inside nothing.
+            inside = np.all((centre > 0) & (centre < size))
+            if not inside or difference(looks[None], describe(frame.image_rgb, box_xyxy[None]))[0, 0] > LIKE:
+                return
+            yield Flown(frame.number, frame.pts_ns, box_xyxy, self._carried(_FLOW_SIGMA))
+
+    def _carried(self, sigma: float) -> float:
+        """As a deviation of each of many in a row: their errors are one error, carried on from frame to frame."""
+        return sigma * float(np.sqrt(len(self._frames) - 1))
 
     def seen(self, targets: Iterable[Target]) -> None:
         """The keyframe is through: what was seen on it can be carried to the next by flow."""
         self._before = {t.target_id: t.box_xyxy for t in targets if t.unmatched == 0}
         self._flow.forget()
+        del self._frames[:-1]
 
-    def _meeting(self, before_xyxy: FloatArray, boxes_xyxy: FloatArray) -> Float64Array:
-        """How well objects seen on the last keyframe and detections meet, carried forth and back: (N, D), mean IoU.
 
-        From one side alone, what is covered on the way is carried off by what covers it.
-        """
-        forth = iou_matrix(self._flow.carry(before_xyxy)[-1], boxes_xyxy)
-        back = iou_matrix(before_xyxy, self._flow.carry_back(boxes_xyxy)[0])
-        # Boxes that were lost on the way are NaN and meet nothing.
-        return (np.nan_to_num(forth) + np.nan_to_num(back)) / 2
+def _meeting(forth_xyxy: FloatArray, back_xyxy: FloatArray) -> Float64Array:
+    """How well objects carried forth (T, N, 4) and detections carried back (T, D, 4) meet: (N, D), mean IoU.
+
+    From one side alone, what is covered on the way is carried off by what covers it.
+    """
+    forth = iou_matrix(forth_xyxy[-1], back_xyxy[-1])
+    back = iou_matrix(forth_xyxy[0], back_xyxy[0])
+    # Boxes that were lost on the way are NaN and meet nothing.
+    return (np.nan_to_num(forth) + np.nan_to_num(back)) / 2
 
 
 def candidate(

@@ -141,6 +141,14 @@ class Chunk:
         """End of what is decoded: the chunk's own frames and those it shares with its successor."""
         return self.end_ns + self.overlap_ns - self.overlap_ns // 2
 
+    def shared_before(self, pts_ns: int) -> bool:
+        """Whether the chunk before sees this time, too."""
+        return self.start_ns > 0 and pts_ns < 2 * self.start_ns - self.seen_from_ns
+
+    def shared_after(self, pts_ns: int) -> bool:
+        """Whether the chunk behind sees this time, too."""
+        return self.end_ns < round(self.video.duration_s * NS) and pts_ns >= 2 * self.end_ns - self.seen_until_ns
+
 
 @dataclass(frozen=True)
 class Frame:

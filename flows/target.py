@@ -146,6 +146,12 @@ class Target:
         """Its mask was carried back onto a frame before its birth."""
         self._see(_propagated(frame, segment, sigma))
 
+    def flown(self, number: int, pts_ns: int, box_xyxy: FloatArray, sigma: float) -> None:
+        """Optical flow says where it was on an earlier frame; that counts where nothing was measured."""
+        known = self._sightings.get(pts_ns, Sighting(number, pts_ns, State.INTERPOLATED, None, 0.0))
+        if known.box_xyxy is None:
+            self._see(replace(known, box_xyxy=box_xyxy, sigma=sigma))
+
     def missed(self) -> None:
         """No detection was matched to it on a keyframe; where its mask is in view, that contradicts the mask."""
         self.unmatched += 1
@@ -199,7 +205,11 @@ class Target:
             views: How the chunk's first frame is seen on others, by `pts_ns`; empty where the camera stands.
         """
         sightings = self._trimmed()
-        if not sightings or not (self.confirmed or _cut_by_border(sightings, chunk)):
+        if not sightings:
+            return [], []
+        # A neighbouring chunk sees some of what a border cuts, and may be surer of it.
+        cut = chunk.shared_before(sightings[0].pts_ns) or chunk.shared_after(sightings[-1].pts_ns)
+        if not self.confirmed and not cut:
             return [], []
         boxes = _boxes(sightings, settings.track.smooth, views)
         sightings = [_with_trusted_mask(s, box) for s, box in zip(sightings, boxes, strict=True)]
@@ -222,8 +232,8 @@ class Target:
         A mask the detector contradicted twice is a ghost's, and so is what it was carried to since the last detection.
         """
         ordered = [self._sightings[t] for t in sorted(self._sightings)]
-        true_states = {State.DETECTED} if self.is_ghost else {State.DETECTED, State.PROPAGATED}
-        seen = [i for i, s in enumerate(ordered) if s.state in true_states]
+        ghostly = State.PROPAGATED if self.is_ghost else None
+        seen = [i for i, s in enumerate(ordered) if s.box_xyxy is not None and s.state is not ghostly]
         return ordered[: seen[-1] + 1] if seen else []
 
     def _observation(self, chunk: Chunk, tracklet_id: str, sighting: Sighting, box: FloatArray) -> dict[str, Any]:
@@ -290,14 +300,6 @@ class Target:
             "appearance": self.looks.to_list(),
             "confirmed": self.confirmed,
         }
-
-
-def _cut_by_border(sightings: Sequence[Sighting], chunk: Chunk) -> bool:
-    """Whether a neighbouring chunk sees some of this, too, and may be surer of it."""
-    video_end_ns = round(chunk.video.duration_s * NS)
-    before = chunk.start_ns > 0 and sightings[0].pts_ns < 2 * chunk.start_ns - chunk.seen_from_ns
-    after = chunk.end_ns < video_end_ns and sightings[-1].pts_ns >= 2 * chunk.end_ns - chunk.seen_until_ns
-    return before or after
 
 
 def _propagated(frame: Frame, segment: Segment, sigma: float) -> Sighting:

@@ -26,6 +26,7 @@ from flows.kalman import BoxKalman, gate_threshold
 from flows.schema import OBSERVATIONS, TRACKLETS, Chunk, ChunkResult, FloatArray, Frame, State
 from flows.segment import Segment, VideoSegmenter
 from flows.target import Target
+from flows.trust import MaskTrust
 
 Redetect = Callable[[Frame], sv.Detections]
 
@@ -33,14 +34,6 @@ Redetect = Callable[[Frame], sv.Detections]
 # YOLO11n's edges are off by 6 to 8 % of the height on the people of PETS09 and TUD-Campus.
 _DETECTION_SIGMA = 0.06
 _DETECTION_SIGMA_UNSURE = 0.07
-# The same of a mask's box, until keyframes have shown how far masks and detections differ in this chunk.
-_MASK_SIGMA = 0.1
-_MASK_SIGMA_RANGE = (0.03, 0.5)
-_MASK_SIGMA_MEMORY = 0.95
-# Masks worse than this say where an object is less well than motion does: they are kept where they agree with it,
-# but move nothing, choose no detections, tell of no drift and find no entries. SAM 2.1's are at about 0.05 on people;
-# a segmenter on footage unlike its training may be far above.
-_TRUSTED_MASK_SIGMA = 0.2
 # What of a mask lies outside its prompt by more than this share of the box's size has leaked onto something else ...
 _PROMPT_MARGIN = 0.1
 # ... and so has what lies outside the expected box by more than this and three deviations of its place.
@@ -80,7 +73,7 @@ class ChunkTracker:
         self._camera = CameraMotion() if settings.track.compensate_camera else None
         self._views: dict[int, Affine] = {}
         self._view = STILL
-        self._mask_sigma = _MASK_SIGMA
+        self._trust = MaskTrust(every)
         self._cues = Cues()
         self._drifted: set[int] = set()
         self._looked_at_number: int | None = None
@@ -113,7 +106,7 @@ class ChunkTracker:
         segments = self._segmenter.push(frame.image_rgb) if segmented else None
         if segmented:
             self._recent.append(frame)
-        self._cues.push(frame.image_rgb)
+        self._cues.push(frame)
         self._follow(frame, segments)
         if found is None and segmented and self._may_redetect(frame):
             assert self._redetect is not None
@@ -154,25 +147,16 @@ class ChunkTracker:
             if whole.mask is None or segment.object_score <= self._track.min_object_score:
                 target.unseen(frame, State.BRIDGED, segment.object_score)
             elif segment.mask is not None and self._expected(target, segment):
-                if self._masks_trusted:
-                    target.propagated(frame, segment, self._propagated_sigma)
+                if self._trust.holds:
+                    target.propagated(frame, segment, self._trust.carried_sigma)
                 else:
                     target.accompanied(frame, segment)
-            elif not self._masks_trusted:
+            elif not self._trust.holds:
                 target.unseen(frame, State.INTERPOLATED, segment.object_score)
             else:
                 self._drifted.add(target.target_id)
                 self.counters["drifted"] += 1
                 target.unseen(frame, State.BRIDGED, segment.object_score)
-
-    @property
-    def _masks_trusted(self) -> bool:
-        return self._mask_sigma < _TRUSTED_MASK_SIGMA
-
-    @property
-    def _propagated_sigma(self) -> float:
-        """Deviation to give one of many masks in a row: their errors are one error, carried on from frame to frame."""
-        return self._mask_sigma * float(np.sqrt(self._every))
 
     def _expected(self, target: Target, segment: Segment) -> bool:
         """Whether a mask lies inside the gate and has not jumped in area."""
@@ -182,7 +166,7 @@ class ChunkTracker:
             change = segment.mask.area_px / max(before.area_px, 1)
             if not 1 / self._track.max_area_change <= change <= self._track.max_area_change:
                 return False
-        return target.kalman.distance2(segment.box_xyxy, self._mask_sigma) <= self._gate
+        return target.kalman.distance2(segment.box_xyxy, self._trust.sigma) <= self._gate
 
     def _may_redetect(self, frame: Frame) -> bool:
         """Whether a confirmed object drifted here, and the detector did not look just before."""
@@ -202,7 +186,7 @@ class ChunkTracker:
         strong = np.flatnonzero(confidences >= self._track.tentative_conf)
         weak = np.flatnonzero(confidences < self._track.tentative_conf)
         matched: dict[int, int] = {}
-        evidence = self._cues.evidence(frame.image_rgb, found.xyxy, targets, self._masks_trusted)
+        evidence = self._cues.evidence(frame.image_rgb, found.xyxy, targets, self._trust.holds)
         # ByteTrack's order (Zhang et al. 2022): weak detections keep objects alive but never take a strong one's.
         for rows in (strong, weak):
             free = [i for i, t in enumerate(targets) if t.target_id not in matched]
@@ -215,12 +199,20 @@ class ChunkTracker:
         for target in targets:
             if target.target_id not in matched:
                 target.missed()
+                if not self._trust.holds:
+                    for flown in self._cues.departure(target.target_id, target.looks.latest, self._recent):
+                        target.flown(*flown)
         for target_id, row in matched.items():
             if evidence.clear[row]:
                 self._live[target_id].looks.take(evidence.looks[row])
         self._confirm(frame, found, names, matched)
         taken = set(matched.values())
-        self._bear(frame, found, names, evidence.looks, [int(r) for r in strong if r not in taken])
+        starting = strong
+        if self._chunk.shared_before(frame.pts_ns):
+            # An object known from before the border would have been kept alive by a weak detection.
+            inside = coverage(found.xyxy[weak], found.xyxy[strong]).max(axis=1, initial=0)
+            starting = np.concatenate([strong, weak[inside <= _PART_COVERAGE]])
+        self._bear(frame, found, names, evidence.looks, [int(r) for r in starting if r not in taken])
         self._remove_duplicates(matched)
 
     def _confirm(self, frame: Frame, found: sv.Detections, names: list[str], matched: Mapping[int, int]) -> None:
@@ -230,7 +222,7 @@ class ChunkTracker:
         reset = {}
         for target_id, row in matched.items():
             box = found.xyxy[row]
-            agreement = self._agreement(segments[target_id], box)
+            agreement = self._trust.agreement(segments[target_id], box)
             if agreement < self._track.correct_iou:
                 reset[target_id] = box
         if reset:
@@ -242,22 +234,14 @@ class ChunkTracker:
             self.counters["corrected"] += len(reset)
         for target_id, row in matched.items():
             target = self._live[target_id]
+            for flown in self._cues.between(target_id, row):
+                target.flown(*flown)
             confidence = float(found.confidence[row])
             sigma = _detection_sigma(confidence)
             target.detected(frame, found.xyxy[row], confidence, names[row], sigma, segments[target_id])
             if not target.confirmed and target.convincing(self._track):
                 target.confirmed = True
                 self.counters["confirmed"] += 1
-
-    def _agreement(self, segment: Segment | None, box_xyxy: FloatArray) -> float:
-        """IoU of a mask's box and its detection; how far they differ teaches how far masks can be trusted."""
-        if segment is None:
-            return 0.0
-        size = max(float((box_xyxy[2:] - box_xyxy[:2]).max()), 1.0)
-        error = float(np.sqrt(np.mean((segment.box_xyxy - box_xyxy) ** 2))) / size
-        blended = _MASK_SIGMA_MEMORY * self._mask_sigma + (1 - _MASK_SIGMA_MEMORY) * error
-        self._mask_sigma = float(np.clip(blended, *_MASK_SIGMA_RANGE))
-        return float(iou_matrix(segment.box_xyxy[None], box_xyxy[None])[0, 0])
 
     def _bear(self, frame: Frame, found: sv.Detections, names: list[str], looks: FloatArray, rows: list[int]) -> None:
         """Start an object from each detection that is nobody's, and find where it came from."""
@@ -282,8 +266,12 @@ class ChunkTracker:
             )
             self._live[target_id] = target
         self.counters["born"] += len(born)
-        if self._masks_trusted:
+        if self._trust.holds:
             self._carry_back({i for i in born if self._live[i].visible})
+            return
+        for target_id, row in born.items():
+            for flown in self._cues.arrival(row, looks[row], self._recent):
+                self._live[target_id].flown(*flown)
 
     def _is_part(self, box_xyxy: FloatArray, class_name: str) -> bool:
         same = [t.box_xyxy for t in self._live.values() if t.class_name == class_name and t.visible]
@@ -306,14 +294,14 @@ class ChunkTracker:
                     born.discard(target_id)
                     continue
                 change = segment.mask.area_px / max(areas[target_id], 1)
-                inside = filters[target_id].distance2(segment.box_xyxy, self._mask_sigma) <= self._gate
+                inside = filters[target_id].distance2(segment.box_xyxy, self._trust.sigma) <= self._gate
                 # An object that enters grows into view, so only a mask that swells backwards has gone astray.
                 if not inside or change > self._track.max_area_change:
                     born.discard(target_id)
                     continue
                 areas[target_id] = segment.mask.area_px
-                filters[target_id].update(segment.box_xyxy, self._mask_sigma)
-                self._live[target_id].carried_back(frame, segment, self._mask_sigma)
+                filters[target_id].update(segment.box_xyxy, self._trust.sigma)
+                self._live[target_id].carried_back(frame, segment, self._trust.sigma)
 
     # -- ends
 

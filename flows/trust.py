@@ -1,0 +1,58 @@
+"""Masks beside the detections matched to them -> how far this chunk's masks can be trusted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flows.associate import iou_matrix
+from flows.schema import FloatArray
+from flows.segment import Segment
+
+# Deviation of a mask's edges, as a share of the box's size, until keyframes have shown it ...
+_UNKNOWN_SIGMA = 0.1
+# ... and how many comparisons that guess is worth.
+_UNKNOWN_WEIGHT = 3
+_SIGMA_RANGE = (0.03, 0.5)
+# From then on the newest comparisons count, whatever came before: a chunk is long, and light changes.
+_MEMORY = 0.95
+# Masks worse than this say where an object is less well than motion does: they are kept where they agree with it,
+# but move nothing, choose no detections, tell of no drift and find no entries. SAM 2.1's are at about 0.05 on people;
+# a segmenter on footage unlike its training may be far above.
+_TRUSTED_SIGMA = 0.2
+
+
+class MaskTrust:
+    """Learns from keyframe to keyframe how far masks and detections differ.
+
+    Args:
+        every: Frames from keyframe to keyframe.
+
+    Attributes:
+        sigma: Deviation of a mask's edges, as a share of the box's size.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._compared = 0
+        self.sigma = _UNKNOWN_SIGMA
+
+    @property
+    def holds(self) -> bool:
+        """Whether masks say where objects are."""
+        return self.sigma < _TRUSTED_SIGMA
+
+    @property
+    def carried_sigma(self) -> float:
+        """Deviation to give one of many masks in a row: their errors are one error, carried on from frame to frame."""
+        return self.sigma * float(np.sqrt(self._every))
+
+    def agreement(self, segment: Segment | None, box_xyxy: FloatArray) -> float:
+        """IoU of a mask's box and the detection matched to it, (4,) pixels, from which trust is learned."""
+        if segment is None:
+            return 0.0
+        self._compared += 1
+        size = max(float((box_xyxy[2:] - box_xyxy[:2]).max()), 1.0)
+        error = float(np.sqrt(np.mean((segment.box_xyxy - box_xyxy) ** 2))) / size
+        share = max(1 - _MEMORY, 1 / (_UNKNOWN_WEIGHT + self._compared))
+        self.sigma = float(np.clip((1 - share) * self.sigma + share * error, *_SIGMA_RANGE))
+        return float(iou_matrix(segment.box_xyxy[None], box_xyxy[None])[0, 0])

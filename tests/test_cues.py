@@ -1,0 +1,81 @@
+"""What optical flow says of an object between keyframes, before its first one and after its last."""
+
+import cv2
+import numpy as np
+import pytest
+
+from flows.appearance import describe
+from flows.cues import Cues
+from flows.schema import NS, Frame
+from flows.target import Target
+
+STEPS = 6
+BOX = np.array([60, 40, 100, 120], dtype=np.float32)
+
+
+def _frames(hidden=()):
+    """A reddish textured patch, moved by (4, 2) px a frame on a still one; on hidden frames it is not there."""
+    rng = np.random.default_rng(3)
+    background, patch = (cv2.GaussianBlur(rng.uniform(0, 255, (*s, 3)), (0, 0), 2) for s in ((240, 320), (80, 40)))
+    background, patch = ((p - p.min()) / np.ptp(p) * 255 for p in (background, patch))
+    frames = []
+    for i in range(STEPS):
+        picture = background.copy()
+        if i not in hidden:
+            picture[40 + 2 * i : 120 + 2 * i, 60 + 4 * i : 100 + 4 * i] = patch * (1, 0.2, 0.2)
+        frames.append(Frame(i, i * NS // 10, picture.astype(np.uint8)))
+    return frames
+
+
+def _at(i):
+    return BOX + np.array([4, 2, 4, 2], dtype=np.float32) * i
+
+
+def _cues(frames, first, last):
+    """Cues after a keyframe at the first frame and one at the last, with these boxes on them."""
+    cues, targets = Cues(), []
+    for frame in frames:
+        cues.push(frame)
+        if frame is frames[0]:
+            targets = [
+                Target(7, frame, box, 0.9, "person", 0.06, describe(frame.image_rgb, box[None])[0]) for box in first
+            ]
+            cues.evidence(frame.image_rgb, np.array(first, np.float32).reshape(-1, 4), [], masks_trusted=False)
+            cues.seen(targets)
+    evidence = cues.evidence(
+        frames[-1].image_rgb, np.array(last, np.float32).reshape(-1, 4), targets, masks_trusted=False
+    )
+    return cues, evidence, targets
+
+
+def test_between_two_keyframes_flow_from_both_says_where_it_was():
+    cues, evidence, _ = _cues(_frames(), [_at(0)], [_at(STEPS - 1)])
+    assert evidence.overlap[0, 0] > 0.9
+    flown = list(cues.between(7, 0))
+    assert [f.number for f in flown] == [1, 2, 3, 4]
+    for f in flown:
+        assert f.box_xyxy == pytest.approx(_at(f.number), abs=1.5)
+    assert list(cues.between(8, 0)) == []
+
+
+def test_where_both_sides_disagree_the_deviation_grows():
+    agreed = [f.sigma for f in _cues(_frames(), [_at(0)], [_at(STEPS - 1)])[0].between(7, 0)]
+    apart = [f.sigma for f in _cues(_frames(), [_at(0)], [_at(STEPS - 1) + 30])[0].between(7, 0)]
+    assert max(agreed) < min(apart)
+
+
+@pytest.mark.parametrize(("hidden", "arrived"), [((0,), [4, 3, 2, 1]), ((0, 1, 2), [4, 3])])
+def test_what_is_new_is_followed_back_to_where_it_came_into_sight(hidden, arrived):
+    frames = _frames(hidden)
+    cues, evidence, _ = _cues(frames, [], [_at(STEPS - 1)])
+    flown = list(cues.arrival(0, evidence.looks[0], frames))
+    assert [f.number for f in flown] == arrived
+    assert flown[0].box_xyxy == pytest.approx(_at(4), abs=1.5)
+
+
+def test_what_is_missed_is_followed_to_where_it_went_out_of_sight():
+    frames = _frames(hidden=(3, 4, 5))
+    cues, _, (target,) = _cues(frames, [_at(0)], [])
+    flown = list(cues.departure(7, target.looks.latest, frames))
+    assert [f.number for f in flown] == [1, 2]
+    assert list(cues.departure(8, target.looks.latest, frames)) == []
