@@ -22,13 +22,15 @@ The flow itself:
   - `appearance`: frames + boxes -> colour histograms
   - `cues`: what speaks for a detection being a live object
   - `camera_motion`: how the camera itself moved from frame to frame (OpenCV)
-  - `trust`: masks beside detections -> how far a chunk's masks can be trusted
+  - `trust`: how far measurements can be trusted, masks by the detections matched to them
+  - `entry`: new objects -> where they entered
   - `kalman`: motion model: predict, update, gate, smooth (filterpy)
   - `associate`: predicted boxes + detections -> pairs
   - `target`: one object of a chunk and the tracklet it leaves
 - `process`: a chunk through detection and tracking
   - `ahead`: things made in a thread before they are asked for
 - `stitch`: tracklets -> tracks, across chunk borders and gaps
+  - `finished`: the ledger -> which chunks a source's tracks are made of, and which are missing
   - `audit`: stored tracklets -> how far their stitching can be trusted, without labels
   - `revise`: what a person decided about tracks: wrong, merged, split
 - `locate`: observations -> observations on the ground, by calibration or telemetry

@@ -100,7 +100,7 @@ def evaluate(
     """Score tracks against ground truth: HOTA, IDF1, MOTA and what they are made of."""
     from flows.annotations import from_store, read_mot
     from flows.evaluate import evaluate as score
-    from flows.stitch import border_frames
+    from flows.finished import border_frames
 
     true, borders = read_mot(truth, ground_truth=True), None
     if result is not None:

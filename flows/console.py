@@ -149,7 +149,7 @@ def print_undated(store: Store, sources: Iterable[str]) -> None:
 
 def print_missing(store: Store, sources: Iterable[str]) -> None:
     """Say where chunks are missing: objects seen on both sides of one are counted as two."""
-    from flows.stitch import missing_chunks
+    from flows.finished import missing_chunks
 
     for source in sorted(sources):
         missing = missing_chunks(store, source)

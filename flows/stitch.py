@@ -11,9 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +23,9 @@ from scipy.stats import chi2
 from flows.appearance import Looks, difference
 from flows.associate import APPEARANCE_WEIGHT, FORBIDDEN, assign, iou_matrix
 from flows.config import StitchSettings
+from flows.finished import borders, current_chunks
 from flows.revise import decided
-from flows.schema import NS, TRACK_LINKS, ChunkState, FloatArray, make_id
+from flows.schema import NS, TRACK_LINKS, FloatArray, make_id
 from flows.store import Store
 
 # How far motion leads astray, as a share of the object's size: at once, and per second of gap.
@@ -95,15 +94,7 @@ def read_source(store: Store, source_id: str) -> tuple[list[Tracklet], list[tupl
     """What there is to stitch of a source: its tracklets, and which chunks are neighbours (earlier, later)."""
     chunks = current_chunks(store, source_id)
     current = {row["chunk_id"] for row in chunks}
-    return [t for t in read_tracklets(store.tracklets(source_id)) if t.chunk_id in current], _borders(chunks)
-
-
-def border_frames(store: Store, video: str) -> list[int]:
-    """MOT's numbers (from 1) of the first frame of every finished chunk of a video, by its id, but the first."""
-    known = store.query("select source_id, fps from videos where video_id = $video", {"video": video}).to_pylist()[0]
-    starts = [r["start_ns"] for r in current_chunks(store, known["source_id"]) if r["video_id"] == video]
-    # A frame at the very time of a border, to the nanosecond, belongs to the chunk behind it.
-    return [math.ceil((start - 1) * known["fps"] / NS) + 1 for start in starts if start > 0]
+    return [t for t in read_tracklets(store.tracklets(source_id)) if t.chunk_id in current], borders(chunks)
 
 
 def link_table(
@@ -182,41 +173,6 @@ def read_tracklets(table: pa.Table) -> list[Tracklet]:
             )
         )
     return tracklets
-
-
-def current_chunks(store: Store, source_id: str) -> list[dict[str, Any]]:
-    """Done chunks of a source, in order; of a video run with several settings only those of the newest.
-
-    Both sets of tracklets describe the same objects, and linking both would count each twice.
-    """
-    done = [
-        row for row in store.ledger().to_pylist() if row["source_id"] == source_id and row["state"] == ChunkState.DONE
-    ]
-    newest = {row["video_id"]: row["settings_hash"] for row in sorted(done, key=lambda row: row["updated_at"])}
-    current = [row for row in done if row["settings_hash"] == newest[row["video_id"]]]
-    return sorted(current, key=lambda row: (row["video_id"], row["start_ns"]))
-
-
-def missing_chunks(store: Store, source_id: str) -> list[dict[str, Any]]:
-    """Ledger rows of a source's chunks that are not done, now or by an earlier run: tracks end where they begin."""
-    done = {(row["video_id"], row["start_ns"]) for row in current_chunks(store, source_id)}
-    return [
-        row
-        for row in store.ledger().to_pylist()
-        if row["source_id"] == source_id
-        and row["end_ns"] > row["start_ns"]  # a video that could not be read has no extent
-        and row["state"] != ChunkState.DONE
-        and (row["video_id"], row["start_ns"]) not in done
-    ]
-
-
-def _borders(chunks: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Pairs of neighbouring chunks (earlier, later) of one video."""
-    return [
-        (a["chunk_id"], b["chunk_id"])
-        for a, b in pairwise(chunks)
-        if (a["video_id"], a["end_ns"]) == (b["video_id"], b["start_ns"])
-    ]
 
 
 def _join_overlaps(

@@ -22,22 +22,15 @@ from flows.associate import associate, coverage, iou_matrix
 from flows.camera_motion import STILL, Affine, CameraMotion, compose
 from flows.config import Settings
 from flows.cues import Cues, candidate
-from flows.kalman import BoxKalman, gate_threshold
+from flows.entry import carry_back
+from flows.kalman import gate_threshold
 from flows.schema import OBSERVATIONS, TRACKLETS, Chunk, ChunkResult, FloatArray, Frame, State
 from flows.segment import Segment, VideoSegmenter
 from flows.target import Target
-from flows.trust import MaskTrust
+from flows.trust import DETECTION_SIGMA, MaskTrust, detection_sigma, within_prompt, within_reach
 
 Redetect = Callable[[Frame], sv.Detections]
 
-# Deviation of a detection's edges, as a share of the box's size, at confidence 1 and what is added towards 0:
-# YOLO11n's edges are off by 6 to 8 % of the height on the people of PETS09 and TUD-Campus.
-_DETECTION_SIGMA = 0.06
-_DETECTION_SIGMA_UNSURE = 0.07
-# What of a mask lies outside its prompt by more than this share of the box's size has leaked onto something else ...
-_PROMPT_MARGIN = 0.1
-# ... and so has what lies outside the expected box by more than this and three deviations of its place.
-_REACH_MARGIN = 0.25
 # A detection that lies to this share inside a live object of its class is a part of it, not another one.
 _PART_COVERAGE = 0.8
 
@@ -143,7 +136,7 @@ class ChunkTracker:
                 target.unseen(frame, State.INTERPOLATED)
                 continue
             whole = segments[target.target_id]
-            segment = whole.within(_reach(target.kalman))
+            segment = within_reach(whole, target.kalman)
             if whole.mask is None or segment.object_score <= self._track.min_object_score:
                 target.unseen(frame, State.BRIDGED, segment.object_score)
             elif segment.mask is not None and self._expected(target, segment):
@@ -191,9 +184,7 @@ class ChunkTracker:
         for rows in (strong, weak):
             free = [i for i, t in enumerate(targets) if t.target_id not in matched]
             boxes, looks = found.xyxy[rows], evidence.looks[rows]
-            candidates = [
-                candidate(targets[i], evidence.overlap[i, rows], boxes, looks, _DETECTION_SIGMA) for i in free
-            ]
+            candidates = [candidate(targets[i], evidence.overlap[i, rows], boxes, looks, DETECTION_SIGMA) for i in free]
             pairs = associate(candidates, [names[r] for r in rows], min_iou=self._track.match_iou, gate=self._gate)
             matched.update({targets[free[i]].target_id: int(rows[j]) for i, j in pairs})
         for target in targets:
@@ -229,7 +220,7 @@ class ChunkTracker:
             # What an object looked like before is kept for weights that make something of it.
             self._segmenter.drop([i for i in reset if segments[i] is None or self._segmenter.starts_from_masks])
             fresh = self._segmenter.prompt(reset)
-            clipped = {i: segment.within(_expanded(reset[i], _PROMPT_MARGIN)) for i, segment in fresh.items()}
+            clipped = {i: within_prompt(segment, reset[i]) for i, segment in fresh.items()}
             segments |= {i: s if s.mask is not None else None for i, s in clipped.items()}
             self.counters["corrected"] += len(reset)
         for target_id, row in matched.items():
@@ -237,7 +228,7 @@ class ChunkTracker:
             for flown in self._cues.between(target_id, row):
                 target.flown(*flown)
             confidence = float(found.confidence[row])
-            sigma = _detection_sigma(confidence)
+            sigma = detection_sigma(confidence)
             target.detected(frame, found.xyxy[row], confidence, names[row], sigma, segments[target_id])
             if not target.confirmed and target.convincing(self._track):
                 target.confirmed = True
@@ -257,51 +248,26 @@ class ChunkTracker:
         for target_id, row in born.items():
             assert found.confidence is not None
             confidence = float(found.confidence[row])
-            sigma = _detection_sigma(confidence)
+            sigma = detection_sigma(confidence)
             target = Target(target_id, frame, found.xyxy[row], confidence, names[row], sigma, looks[row])
             target.confirmed = confidence >= self._track.prompt_conf or target.convincing(self._track)
-            segment = segments[target_id].within(_expanded(found.xyxy[row], _PROMPT_MARGIN))
+            segment = within_prompt(segments[target_id], found.xyxy[row])
             target.detected(
                 frame, found.xyxy[row], confidence, names[row], sigma, segment if segment.mask is not None else None
             )
             self._live[target_id] = target
         self.counters["born"] += len(born)
         if self._trust.holds:
-            self._carry_back({i for i in born if self._live[i].visible})
-            return
-        for target_id, row in born.items():
-            for flown in self._cues.arrival(row, looks[row], self._recent):
-                self._live[target_id].flown(*flown)
+            entered = {i: self._live[i] for i in born if self._live[i].visible}
+            carry_back(entered, self._recent, self._segmenter, self._trust, self._track, self._gate)
+        else:
+            for target_id, row in born.items():
+                for flown in self._cues.arrival(row, looks[row], self._recent):
+                    self._live[target_id].flown(*flown)
 
     def _is_part(self, box_xyxy: FloatArray, class_name: str) -> bool:
         same = [t.box_xyxy for t in self._live.values() if t.class_name == class_name and t.visible]
         return bool(same) and float(coverage(box_xyxy[None], np.stack(same)).max()) > _PART_COVERAGE
-
-    def _carry_back(self, born: set[int]) -> None:
-        """Report newborn objects from where they entered: backwards, at most to the previous keyframe."""
-        if not born or len(self._recent) < 2:
-            return
-        earlier = list(self._recent)[-2::-1]
-        newest_ns = self._recent[-1].pts_ns
-        # Time runs backwards, so the filters see it mirrored about the newest frame.
-        filters = {i: BoxKalman(self._live[i].box_xyxy, 0, _DETECTION_SIGMA) for i in born}
-        areas = {i: s.mask.area_px for i in born if (s := self._live[i].segment) and s.mask}
-        for frame, segments in zip(earlier, self._segmenter.carry_back(born), strict=False):
-            for target_id in sorted(born):
-                filters[target_id].predict(newest_ns - frame.pts_ns)
-                segment = segments[target_id].within(_reach(filters[target_id]))
-                if segment.mask is None or segment.object_score <= self._track.min_object_score:
-                    born.discard(target_id)
-                    continue
-                change = segment.mask.area_px / max(areas[target_id], 1)
-                inside = filters[target_id].distance2(segment.box_xyxy, self._trust.sigma) <= self._gate
-                # An object that enters grows into view, so only a mask that swells backwards has gone astray.
-                if not inside or change > self._track.max_area_change:
-                    born.discard(target_id)
-                    continue
-                areas[target_id] = segment.mask.area_px
-                filters[target_id].update(segment.box_xyxy, self._trust.sigma)
-                self._live[target_id].carried_back(frame, segment, self._trust.sigma)
 
     # -- ends
 
@@ -340,18 +306,3 @@ class ChunkTracker:
         observations, tracklets = target.rows(self._chunk, self._settings, self._views)
         self._observations.append(pa.Table.from_pylist(observations, schema=OBSERVATIONS))
         self._tracklets.append(pa.Table.from_pylist(tracklets, schema=TRACKLETS))
-
-
-def _expanded(box_xyxy: FloatArray, margin: float, spread_px: float = 0.0) -> FloatArray:
-    """A box with a margin on every side: a share of its size and something in pixels."""
-    add = margin * float((box_xyxy[2:] - box_xyxy[:2]).max()) + spread_px
-    return box_xyxy + np.array([-add, -add, add, add], dtype=np.float32)
-
-
-def _reach(kalman: BoxKalman) -> FloatArray:
-    """Where an object's mask can be at all, given where motion expects it."""
-    return _expanded(kalman.box_xyxy, _REACH_MARGIN, 3 * kalman.spread_px)
-
-
-def _detection_sigma(confidence: float) -> float:
-    return _DETECTION_SIGMA + _DETECTION_SIGMA_UNSURE * (1 - confidence)

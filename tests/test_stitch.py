@@ -10,8 +10,9 @@ import pytest
 from flows.appearance import DESCRIPTION
 from flows.config import StitchSettings
 from flows.console import print_missing
+from flows.finished import border_frames, missing_chunks
 from flows.schema import NS, TRACKLETS, Chunk, ChunkResult
-from flows.stitch import Tracklet, border_frames, link_table, missing_chunks, read_tracklets, stitch_source
+from flows.stitch import Tracklet, link_table, read_tracklets, stitch_source
 from flows.store import open_store
 from tests.stores import make_chunk, make_observation, make_result, make_tracklet, make_video
 

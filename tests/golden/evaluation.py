@@ -79,7 +79,7 @@ def run_case(case: Case) -> dict[str, float]:
     from flows.console import video_id
     from flows.demo.run import START_TIME
     from flows.evaluate import evaluate
-    from flows.stitch import border_frames
+    from flows.finished import border_frames
     from flows.store import open_store
 
     torch.set_num_threads(1)
