@@ -249,6 +249,18 @@ def test_what_a_border_cuts_waits_to_be_confirmed_on_its_other_side():
     assert whole.tracklets.num_rows == 0
 
 
+def test_behind_a_border_weak_detections_start_what_the_chunk_before_may_know():
+    paths = {"a": _walk()}
+    weak = {k: [(paths["a"][k], 0.2)] for k in range(0, 40, EVERY)}
+    behind = _chunk(40, start_ns=NS, overlap_ns=NS)
+    assert _track(paths, weak, chunk=behind)[0].tracklets["confirmed"].to_pylist() == [False]
+    assert _track(paths, weak)[0].counters["born"] == 0
+    # A weak detection inside a sure one is a part of it.
+    inset = np.array([4, 8, -4, -8])
+    parts = {k: [(paths["a"][k], 0.9), (paths["a"][k] + inset, 0.2)] for k in weak}
+    assert _track(paths, parts, chunk=behind)[0].counters["born"] == 1
+
+
 def test_the_same_input_gives_the_same_output():
     paths = {"a": _walk(), "b": _walk(x0=280, speed=-5), "c": _walk(start=13, y=10)}
     first, second = (_track(paths)[0] for _ in range(2))
