@@ -13,8 +13,12 @@ STEPS = 6
 BOX = np.array([60, 40, 100, 120], dtype=np.float32)
 
 
-def _frames(hidden=()):
-    """A reddish textured patch, moved by (4, 2) px a frame on a still one; on hidden frames it is not there."""
+# Of one brightness, so that flow, which sees none, cannot tell them apart.
+RED, GREEN = (1, 0.2, 0.2), (0.2, 0.61, 0.2)
+
+
+def _frames(hidden=(), green=()):
+    """A red textured patch, moved by (4, 2) px a frame on a still one; on some frames it is not there, or green."""
     rng = np.random.default_rng(3)
     background, patch = (cv2.GaussianBlur(rng.uniform(0, 255, (*s, 3)), (0, 0), 2) for s in ((240, 320), (80, 40)))
     background, patch = ((p - p.min()) / np.ptp(p) * 255 for p in (background, patch))
@@ -22,7 +26,7 @@ def _frames(hidden=()):
     for i in range(STEPS):
         picture = background.copy()
         if i not in hidden:
-            picture[40 + 2 * i : 120 + 2 * i, 60 + 4 * i : 100 + 4 * i] = patch * (1, 0.2, 0.2)
+            picture[40 + 2 * i : 120 + 2 * i, 60 + 4 * i : 100 + 4 * i] = patch * (GREEN if i in green else RED)
         frames.append(Frame(i, i * NS // 10, picture.astype(np.uint8)))
     return frames
 
@@ -71,6 +75,12 @@ def test_what_is_new_is_followed_back_to_where_it_came_into_sight(hidden, arrive
     flown = list(cues.arrival(0, evidence.looks[0], frames))
     assert [f.number for f in flown] == arrived
     assert flown[0].box_xyxy == pytest.approx(_at(4), abs=1.5)
+
+
+def test_what_looks_different_is_another_object():
+    frames = _frames(green=(0, 1, 2))
+    cues, evidence, _ = _cues(frames, [], [_at(STEPS - 1)])
+    assert [f.number for f in cues.arrival(0, evidence.looks[0], frames)] == [4, 3]
 
 
 def test_what_is_missed_is_followed_to_where_it_went_out_of_sight():
