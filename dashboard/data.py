@@ -34,6 +34,7 @@ def store_url() -> str:
 def _opened(url: str) -> Store:
     store = open_store(url)
     store.prepare()
+    store.hold_in_memory()
     return store
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import clock, measures, places, queries, stills
-from dashboard.filters import selection
+from dashboard.filters import Selection, selection
 from dashboard.parts import (
     bin_seconds,
     boxes,
@@ -24,6 +24,7 @@ from dashboard.planes import Plane, one_source, plane_choice
 
 CELLS = 48  # of the heatmap along the picture's longer side
 CELL_M = 0.5
+NOBODY = "Nobody was seen in this selection: widen the time range or the classes."
 
 chosen = selection()
 st.title("Occupancy & dwell")
@@ -69,6 +70,30 @@ def show_dwell(visits: pd.DataFrame) -> None:
         histogram(shown, "duration_s", coloured("place", "Zone", places), "Dwell (s)", "Visits", "dwell-histogram")
 
 
+def show_heat(of_source: Selection, unit: str) -> None:
+    """Where how much time was spent."""
+    size_px = places.picture_size(str(of_source.source_id))
+    cell = CELL_M if unit == "m" else max(size_px or (960.0, 540.0)) / CELLS
+    cells = measures.heat(of_source, unit, cell)
+    if cells.empty:
+        nothing(NOBODY)
+        return
+    ends = cells.assign(x=cells["x"] + cell, y=cells["y"] + cell)
+    plane = Plane(str(of_source.source_id), unit, cells, ends).heat(cells, cell)
+    plane.show("heatmap", "Seconds of presence per place", cells)
+    st.caption(f"Seconds of presence per cell of {cell:.3g} {unit}; ground points of all objects.")
+
+
+def show_paths(of_source: Selection, unit: str) -> None:
+    """Which ways were taken."""
+    paths = queries.paths(of_source, unit)
+    if paths.empty:
+        nothing(NOBODY)
+        return
+    Plane(str(of_source.source_id), unit, paths).paths(paths).show("paths", "Ways of objects by class", paths)
+    st.caption(f"The longest {queries.MAX_PATHS} at most.")
+
+
 def show_places() -> None:
     """Heat and ways, on one camera's picture or its ground."""
     st.subheader("Where they were")
@@ -76,22 +101,14 @@ def show_places() -> None:
     if of_source is None or of_source.source_id is None:
         return
     unit = plane_choice(of_source.source_id)
-    size_px = places.picture_size(of_source.source_id)
-    cell = CELL_M if unit == "m" else max(size_px or (960.0, 540.0)) / CELLS
-    cells = measures.heat(of_source, unit, cell)
-    if cells.empty:
-        nothing("Nobody was seen in this selection: widen the time range or the classes.")
-        return
-    heat, ways = st.tabs(["Heatmap", "Paths"])
+    # Of the two only the one that is looked at is asked for.
+    heat, ways = st.tabs(["Heatmap", "Paths"], on_change="rerun", key="places", bind="query-params")
     with heat:
-        ends = cells.assign(x=cells["x"] + cell, y=cells["y"] + cell)
-        plane = Plane(of_source.source_id, unit, cells, ends).heat(cells, cell)
-        plane.show("heatmap", "Seconds of presence per place", cells)
-        st.caption(f"Seconds of presence per cell of {cell:.3g} {unit}; ground points of all objects.")
+        if heat.open:
+            show_heat(of_source, unit)
     with ways:
-        paths = queries.paths(of_source, unit)
-        Plane(of_source.source_id, unit, paths).paths(paths).show("paths", "Ways of objects by class", paths)
-        st.caption(f"The longest {queries.MAX_PATHS} at most.")
+        if ways.open:
+            show_paths(of_source, unit)
     if unit == "px":
         stills.no_picture_note(of_source.source_id)
 

@@ -110,6 +110,12 @@ class Store(ABC):
     def close(self) -> None:
         """Give back connections."""
 
+    def hold_in_memory(self) -> None:  # noqa: B027 (a server does so by itself)
+        """From now on keep in memory what `query` reads often and is small, for a process that asks many questions.
+
+        Answers stay as new as they were. Tracklets have no lists then: no ends of boxes, no appearance.
+        """
+
     # -- the ledger
 
     @abstractmethod

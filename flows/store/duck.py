@@ -66,6 +66,18 @@ def stream(tables: Tables, where: Filter, columns: Sequence[str] | None, ordered
         raise _translated(error) from error
 
 
+def read_files(table: Files) -> pa.Table:
+    """All rows of a table of files.
+
+    Raises:
+        duckdb.Error: A file cannot be read.
+    """
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        connection.execute(_view_of_files("whole", table))
+        return connection.sql("select * from whole").to_arrow_table().cast(table.schema)
+
+
 def _connect(tables: Tables, sql: str) -> duckdb.DuckDBPyConnection:
     # Two databases must not spill into one folder, and none into the working directory.
     spill = Path(tempfile.gettempdir()) / f"sightflow-duckdb-{secrets.token_hex(8)}"

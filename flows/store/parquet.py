@@ -56,6 +56,7 @@ from flows.store.files import (
     write_durably,
     write_table_durably,
 )
+from flows.store.held import Held
 from flows.store.ledger import Ledger, add_samples, files_of, read_json, write_json
 from flows.store.places import Places
 from flows.store.samples import SAMPLES
@@ -76,6 +77,7 @@ class ParquetStore(Store):
         self._json = FileCache(read_json)
         self._links = FileCache(lambda path: read_table(path, TRACK_LINKS))
         self._events = FileCache(lambda path: read_table(path, EVENTS))
+        self._held: dict[str, Held] = {}
 
     def prepare(self) -> None:
         """See `Store.prepare`. A folder that holds other things is refused."""
@@ -117,6 +119,10 @@ class ParquetStore(Store):
 
     def close(self) -> None:
         """See `Store.close`; nothing stays open."""
+
+    def hold_in_memory(self) -> None:
+        """See `Store.hold_in_memory`."""
+        self._held = {"tracklets": Held(), "samples": Held()}
 
     # -- the ledger
 
@@ -330,8 +336,9 @@ class ParquetStore(Store):
     def _tables(self, rows: Sequence[Mapping[str, Any]]) -> duck.Tables:
         """Every table of the store as these ledger rows have it."""
 
-        def listed(schema: pa.Schema, table: str) -> duck.Files:
-            return duck.Files(schema, [f"{self._folder}/{path}" for path in files_of(rows, table)])
+        def listed(schema: pa.Schema, table: str) -> pa.Table | duck.Files:
+            files = duck.Files(schema, [f"{self._folder}/{path}" for path in files_of(rows, table)])
+            return self._held[table].table(files) if table in self._held else files
 
         return {
             "sources": self._sources,

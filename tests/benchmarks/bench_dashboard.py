@@ -2,19 +2,22 @@
 
 Measured is what the server does, from the question to the page's last element (Streamlit's AppTest); the browser's
 drawing comes on top. The baseline is the same page on a store of a thousand observations: what Streamlit itself costs.
-Run by `make bench`. Filling the store takes minutes: name one that an earlier run filled in SIGHTFLOW_BENCH_STORES
-(several with commas between), or fewer rows in SIGHTFLOW_BENCH_ROWS.
+All sources are shown, as who opens the dashboard sees them, and then one, where pages draw a camera's picture. What
+the server reads once when it is opened is the figure of the page `overview` called cold.
+Run by `make bench`. Filling the stores takes minutes: name some that an earlier run filled in SIGHTFLOW_BENCH_STORES
+(with commas between), or fewer rows in SIGHTFLOW_BENCH_ROWS.
 """
 
 import os
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 import dashboard
-from dashboard.data import forget_answers
+from dashboard.data import forget, forget_answers
 from flows.store import open_store
 from tests import archive
 from tests.benchmarks.record import record
@@ -28,24 +31,30 @@ REPEATS = 3
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def stores(tmp_path_factory: pytest.TempPathFactory, postgis_module_database: str) -> dict[str, str]:
     """Addresses of the filled stores by kind."""
     if named := os.environ.get("SIGHTFLOW_BENCH_STORES"):
         return {"PostGIS" if "://" in url else "Parquet": url for url in named.split(",")}
-    folder = str(tmp_path_factory.mktemp("archive"))
-    with open_store(folder) as store:
-        archive.fill(store, N_SOURCES, N_CHUNKS, ROWS // (N_SOURCES * N_CHUNKS))
-    return {"Parquet": folder}
+    urls = {"Parquet": str(tmp_path_factory.mktemp("archive")), "PostGIS": postgis_module_database}
+    for url in urls.values():
+        with open_store(url) as store:
+            archive.fill(store, N_SOURCES, N_CHUNKS, ROWS // (N_SOURCES * N_CHUNKS))
+    return urls
 
 
-def _page_s(url: str, page: str, source: str, class_name: str) -> tuple[float, float]:
-    """Seconds of a page's first view and of a filter change, answers not yet known in both cases; the best of some."""
+def _opened(url: str, source: str | None) -> AppTest:
     os.environ[dashboard.STORE_VARIABLE] = url
+    app = AppTest.from_file(MAIN, default_timeout=600)
+    if source is not None:
+        app.query_params["source"] = source
+    return app.run()
+
+
+def _page_s(url: str, page: str, source: str | None, class_name: str) -> tuple[float, float]:
+    """Seconds of a page's first view and of a filter change, answers not yet known in both cases; the best of some."""
     first, change = [], []
     for _ in range(REPEATS):
-        app = AppTest.from_file(MAIN, default_timeout=600)
-        app.query_params["source"] = source
-        app.run()
+        app = _opened(url, source)
         forget_answers()
         begin = time.perf_counter()
         app.switch_page(f"views/{page}.py").run()
@@ -62,14 +71,20 @@ def bench_pages(stores: dict[str, str], tmp_path: Path) -> None:
     small = str(tmp_path / "small")
     with open_store(small) as store:
         fill(store)
-    for page in PAGES:
-        base_first, base_change = _page_s(small, page, "gate", "person")
+    for kind, url in stores.items():
+        forget()
+        begin = time.perf_counter()
+        _opened(url, None)
+        record("dashboard", f"overview, {kind}, cold", {"first_view_s": round(time.perf_counter() - begin, 3)})
+    for page, shown in product(PAGES, ("all sources", "one source")):
+        one = shown == "one source"
+        base_first, base_change = _page_s(small, page, "gate" if one else None, "person")
         for kind, url in stores.items():
-            first, change = _page_s(url, page, "camera-03", "person")
+            first, change = _page_s(url, page, "camera-03" if one else None, "person")
             figures = {
                 "first_view_s": round(first, 3),
                 "filter_change_s": round(change, 3),
                 "first_view_ratio_to_small_store": round(first / base_first, 2),
                 "filter_change_ratio_to_small_store": round(change / base_change, 2),
             }
-            record("dashboard", f"{page}, {kind}", figures)
+            record("dashboard", f"{page}, {kind}, {shown}", figures)
