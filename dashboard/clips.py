@@ -16,6 +16,8 @@ from flows.errors import SightflowError
 
 CLIP_S = 6.0
 """Length of a clip: enough to see what happened, and drawn in a second or two."""
+WIDTH_PX = 960
+"""Of a clip: as wide as it is shown beside the timeline; encoding full HD would take twice as long."""
 KEPT = 40
 """Clips kept on disk, the last ones asked for."""
 
@@ -37,11 +39,12 @@ def show_clip(video_id: str, t0: datetime) -> None:
 @st.cache_data(show_spinner=False, max_entries=KEPT)
 def _clip(url: str, hidden: tuple[str, ...], video_id: str, t0: datetime) -> bytes:
     del url, hidden
-    from flows.render import render_video
+    from flows.render import RenderOptions, render_video
 
     with tempfile.TemporaryDirectory() as folder, reading() as store:
         path = Path(folder) / "clip.mp4"
-        render_video(store, video_id, path, t0=t0, t1=t0 + timedelta(seconds=CLIP_S))
+        t1 = t0 + timedelta(seconds=CLIP_S)
+        render_video(store, video_id, path, t0=t0, t1=t1, options=RenderOptions(max_width_px=WIDTH_PX))
         return path.read_bytes()
 
 

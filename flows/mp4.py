@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -39,16 +40,19 @@ class Mp4Writer:
 
     @classmethod
     @contextmanager
-    def to(cls, path: Path, video: Video, crf: int, *, sound: bool = True) -> Iterator[Mp4Writer]:
-        """Open for frames of this video; the file is there when the block has ended well."""
+    def to(
+        cls, path: Path, video: Video, crf: int, *, sound: bool = True, max_width_px: int | None = None
+    ) -> Iterator[Mp4Writer]:
+        """Open for frames of this video, written no wider than said; the file is there once the block ends well."""
         with (
             ExitStack() as opened,
             written_whole(path) as temporary,
             av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container,
         ):
             stream = container.add_stream("libx264", options={"crf": str(crf), "preset": "veryfast"})
+            scale = min(1.0, (max_width_px or video.width_px) / video.width_px)
             # 4:2:0 stores colour for two by two pixels.
-            stream.width, stream.height = (video.width_px + 1) // 2 * 2, (video.height_px + 1) // 2 * 2
+            stream.width, stream.height = (math.ceil(scale * px / 2) * 2 for px in (video.width_px, video.height_px))
             stream.pix_fmt = "yuv420p"
             context = stream.codec_context
             context.time_base = Fraction(1, _CLOCK_HZ)
@@ -69,7 +73,11 @@ class Mp4Writer:
         elif self._sound is not None:
             self._sound.write_until(frame.pts_ns)
         picture = self._reformatter.reformat(
-            av.VideoFrame.from_ndarray(_even(frame.image_rgb)), format="yuv420p", dst_colorspace=Colorspace.ITU709
+            av.VideoFrame.from_ndarray(_even(frame.image_rgb)),
+            width=self._stream.width,
+            height=self._stream.height,
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
         )
         picture.pts = round((frame.pts_ns - self._first_ns) * _CLOCK_HZ / NS)
         picture.time_base = Fraction(1, _CLOCK_HZ)

@@ -50,6 +50,8 @@ class RenderOptions:
     """Classes whose objects are pixelated, besides those the store hides in any case."""
     crf: int = 22
     """x264's constant rate factor: 18 is visually lossless, 28 small."""
+    max_width_px: int | None = None
+    """Wider videos are written this wide, with everything drawn on them; None keeps the size."""
 
 
 def render_video(
@@ -85,7 +87,7 @@ def render_video(
     if out_path.resolve() == Path(video.uri).resolve():
         raise UsageError(f"{out_path}: that is the video itself; choose another name")
     n_frames = 0
-    with Mp4Writer.to(out_path, video, options.crf, sound=options.sound) as writer:
+    with Mp4Writer.to(out_path, video, options.crf, sound=options.sound, max_width_px=options.max_width_px) as writer:
         for frame in made_ahead(_annotated(store, video, t0, t1, options), _AHEAD):
             writer.write(frame)
             n_frames += 1

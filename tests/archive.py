@@ -7,14 +7,13 @@ import numpy as np
 import pyarrow as pa
 
 from flows.events import recompute_events
-from flows.schema import NS, OBSERVATIONS, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, State, make_id
+from flows.schema import NS, OBSERVATIONS, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, State, Video, make_id
 from flows.store import Store, Zone
 from tests.stores import make_video
 
 FPS = 25
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
 CLASSES = ("person", "car", "truck", "bicycle", "excavator")
-WIDTH_PX, HEIGHT_PX = 1920, 1080
 PX_PER_M = 40.0
 
 ZONES = [
@@ -26,14 +25,25 @@ ZONES = [
 
 
 def make_archive_chunk(
-    source: str, index: int, n_chunks: int, n_rows: int, seconds_per_object: int = 30
+    source: str, index: int, n_chunks: int, n_rows: int, seconds_per_object: int = 30, video: Video | None = None
 ) -> ChunkResult:
     """One of `n_chunks` chunks of five minutes spread evenly over a day, with about `n_rows` observations.
+
+    The video is one of a day that begins with it, but need not be that long.
 
     Objects walk, drive or stand, each for half a minute, a detection every 15 frames, some of it hidden.
     """
     rng = np.random.default_rng([int.from_bytes(source.encode(), "big") % 2**32, index])
-    video = make_video(source_id=source, content_hash=f"{source} day", start_time=DAY, duration_s=86_400.0, fps=FPS)
+    video = video or make_video(
+        source_id=source,
+        content_hash=f"{source} day",
+        start_time=DAY,
+        duration_s=86_400.0,
+        fps=FPS,
+        width_px=1920,
+        height_px=1080,
+    )
+    width_px, height_px = video.width_px, video.height_px
     start_ns = index * (86_400 // n_chunks) * NS
     chunk = Chunk(video, index, start_ns, start_ns + 300 * NS, NS, "archive")
     frames = seconds_per_object * FPS
@@ -48,8 +58,8 @@ def make_archive_chunk(
     )
     heading = rng.uniform(0, 2 * np.pi, (n_objects, 1)) + turning
     step = speed[:, None] / FPS
-    x = np.clip(rng.uniform(0, WIDTH_PX, (n_objects, 1)) + np.cumsum(step * np.cos(heading), axis=1), 0, WIDTH_PX)
-    y = np.clip(rng.uniform(0, HEIGHT_PX, (n_objects, 1)) + np.cumsum(step * np.sin(heading), axis=1), 0, HEIGHT_PX)
+    x = np.clip(rng.uniform(0, width_px, (n_objects, 1)) + np.cumsum(step * np.cos(heading), axis=1), 0, width_px)
+    y = np.clip(rng.uniform(0, height_px, (n_objects, 1)) + np.cumsum(step * np.sin(heading), axis=1), 0, height_px)
     x, y = x + _sway(rng, x.shape), y + _sway(rng, y.shape)
     size = rng.uniform(30, 120, (n_objects, 1))
     hidden = (np.arange(frames) // 50 + rng.integers(0, 20, (n_objects, 1))) % 20 == 0

@@ -67,6 +67,14 @@ def test_odd_sizes_are_padded_by_a_pixel(tmp_path: Path, size: tuple[int, int]) 
     assert (written.width_px, written.height_px) == (size[0] + size[0] % 2, size[1] + size[1] % 2)
 
 
+@pytest.mark.parametrize(("widest_px", "size"), [(80, (80, 60)), (101, (102, 76)), (4000, (160, 120))])
+def test_wide_videos_are_written_smaller_where_asked(tmp_path: Path, widest_px: int, size: tuple[int, int]) -> None:
+    video, store = _make(tmp_path)
+    render_video(store, video.video_id, tmp_path / "out.mp4", options=RenderOptions(max_width_px=widest_px))
+    written = probe(str(tmp_path / "out.mp4"))
+    assert (written.width_px, written.height_px) == size
+
+
 def test_colours_survive_encoding(tmp_path: Path) -> None:
     video, store = _make(tmp_path)
     render_video(store, video.video_id, tmp_path / "out.mp4", options=RenderOptions(crf=5))

@@ -10,6 +10,7 @@ Run by `make bench`. Filling the stores takes minutes: name some that an earlier
 
 import os
 import time
+from datetime import timedelta
 from itertools import product
 from pathlib import Path
 
@@ -20,7 +21,9 @@ import dashboard
 from dashboard.data import forget, forget_answers
 from flows.store import open_store
 from tests import archive
+from tests.benchmarks import hour
 from tests.benchmarks.record import record
+from tests.dashboard.browser import Seen, browser, required, served, visited
 from tests.dashboard.filled import fill
 
 ROWS = int(os.environ.get("SIGHTFLOW_BENCH_ROWS", 8_000_000))
@@ -31,11 +34,12 @@ REPEATS = 3
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory, postgis_module_database: str) -> dict[str, str]:
+def stores(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, str]:
     """Addresses of the filled stores by kind."""
     if named := os.environ.get("SIGHTFLOW_BENCH_STORES"):
         return {"PostGIS" if "://" in url else "Parquet": url for url in named.split(",")}
-    urls = {"Parquet": str(tmp_path_factory.mktemp("archive")), "PostGIS": postgis_module_database}
+    server = request.getfixturevalue("postgis_module_database")
+    urls = {"Parquet": str(tmp_path_factory.mktemp("archive")), "PostGIS": server}
     for url in urls.values():
         with open_store(url) as store:
             archive.fill(store, N_SOURCES, N_CHUNKS, ROWS // (N_SOURCES * N_CHUNKS))
@@ -88,3 +92,37 @@ def bench_pages(stores: dict[str, str], tmp_path: Path) -> None:
                 "filter_change_ratio_to_small_store": round(change / base_change, 2),
             }
             record("dashboard", f"{page}, {kind}, {shown}", figures)
+
+
+@pytest.mark.parametrize(("width_px", "height_px"), [(640, 360), (1920, 1080)])
+def bench_clip(tmp_path: Path, width_px: int, height_px: int) -> None:
+    """From the click on an event in an hour of video to its clip's first picture on screen, in a real browser.
+
+    The baseline is the same of events in the first minutes, which are decoded and drawn as well.
+    """
+    required()
+    path, url = tmp_path / "hour.mp4", str(tmp_path / "store")
+    hour.make_video(path, width_px, height_px)
+    with open_store(url) as store:
+        hour.fill(store, path)
+    with served(url) as address, browser() as opened, visited(opened, address) as seen:
+        early_s, late_s = (
+            min(_clip_s(seen, address, minute) for minute in range(first, first + REPEATS)) for first in (1, 56)
+        )
+        assert seen.errors == []
+    figures = {"on_screen_s": round(late_s, 3), "ratio_to_first_minutes": round(late_s / early_s, 2)}
+    record("dashboard", f"clip, {width_px} x {height_px}", figures)
+
+
+def _clip_s(seen: Seen, address: str, minute: int) -> float:
+    """Seconds from the click on the list's first event after a minute of the video."""
+    times = "&time=".join(f"{archive.DAY + timedelta(minutes=at):%Y-%m-%dT%H:%M:%S}" for at in (minute, 59))
+    seen.page.goto(f"{address}/review?source={hour.SOURCE}&list=Events&kind=crossing&time={times}")
+    seen.settle()
+    assert not seen.page.locator("video").count()
+    table = seen.page.locator("[data-testid=stDataFrame]").first
+    begin = time.perf_counter()
+    # Where a row is chosen: the left edge of the first below the titles.
+    table.click(position={"x": 18, "y": 52})
+    seen.page.wait_for_function("document.querySelector('video')?.readyState >= 2", polling=50, timeout=60_000)
+    return time.perf_counter() - begin
