@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import altair as alt
@@ -17,7 +18,7 @@ from dashboard.planes import Plane, sideways
 from flows.config import Settings
 from flows.errors import SightflowError
 from flows.events import recompute_events
-from flows.store import Zone
+from flows.store import Store, Zone
 
 GRID = 40
 """Places along the picture's longer side that can be clicked; what is wanted finer is typed."""
@@ -121,15 +122,16 @@ def _save(source_id: str, points: pd.DataFrame) -> None:
         st.warning(str(error), icon=":material/fence:")
         return
     if st.button("Save and compute events anew", key="save_zones", type="primary", icon=":material/save:"):
-        _write(source_id, zones)
+        write(source_id, lambda store: store.write_zones(source_id, zones))
 
 
-def _write(source_id: str, zones: list[Zone]) -> None:
+def write(source_id: str, change: Callable[[Store], None]) -> None:
+    """Change where a source's places are, compute its events anew, and show what that does to their counts."""
     settings = Settings.load()
     before = places.event_counts(source_id)
     try:
         with st.spinner("Computing events…"), writing() as store:
-            store.write_zones(source_id, zones)
+            change(store)
             recompute_events(store, source_id, settings.events, settings.georeference)
     except SightflowError as error:
         st.error(str(error), icon=":material/error:")
@@ -156,4 +158,4 @@ def history(source_id: str) -> None:
         if st.button("Take it up again", key="restore_zones", icon=":material/undo:"):
             with writing() as store:
                 known = {found.version: found.zones for found in store.zone_versions(source_id)}
-            _write(source_id, list(known[int(version)]))
+            write(source_id, lambda store: store.write_zones(source_id, known[int(version)]))

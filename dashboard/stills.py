@@ -33,10 +33,15 @@ def newest_video(source_id: str) -> dict[str, Any] | None:
     return None if found.empty else dict(found.iloc[0])
 
 
-def still_url(source_id: str) -> str | None:
-    """The first frame of the source's newest video as a data URL; None where it cannot be had."""
+def first_picture(source_id: str) -> Any:
+    """The first frame of the source's newest video as a PIL image; None where it cannot be had."""
     video = newest_video(source_id)
-    image = _picture(str(video["video_id"]), 0) if video else None
+    return _picture(str(video["video_id"]), 0) if video else None
+
+
+def still_url(source_id: str) -> str | None:
+    """The same as a data URL."""
+    image = first_picture(source_id)
     return None if image is None else _url(image, STILL_PX)
 
 

@@ -56,14 +56,14 @@ def first_picture(uri: str) -> ImageArray:
     raise VideoError(f"{uri}: no frame could be decoded")
 
 
-def write_check(path: Path, image_rgb: ImageArray, calibration: Calibration, step_m: float | None = None) -> float:
-    """Draw a calibration on a picture and write it; returns the metres between grid lines.
+def check_picture(
+    image_rgb: ImageArray, calibration: Calibration, step_m: float | None = None
+) -> tuple[ImageArray, float]:
+    """A calibration drawn on a copy of a picture, and the metres between the grid's lines.
 
     Raises:
-        UsageError: a step that gives no grid, or a file name that is no picture's.
+        UsageError: a step that gives no grid.
     """
-    if (path.suffix or ".png").lower() not in _PICTURES:
-        raise UsageError(f"{path}: expected the name of a picture ({', '.join(_PICTURES)})")
     low, high = _extent(calibration)
     least, most = float((high - low).max()) / _MOST_LINES, float((high - low).max())
     if step_m is None:
@@ -76,12 +76,24 @@ def write_check(path: Path, image_rgb: ImageArray, calibration: Calibration, ste
     _draw_points(image, calibration)
     used = int(calibration.inliers.sum())
     _label(image, f"grid {step_m:g} m   error {calibration.rmse_m:.2f} m over {used} points", (0, 0))
+    return image, float(step_m)
+
+
+def write_check(path: Path, image_rgb: ImageArray, calibration: Calibration, step_m: float | None = None) -> float:
+    """Draw a calibration on a picture and write it; returns the metres between grid lines.
+
+    Raises:
+        UsageError: a step that gives no grid, or a file name that is no picture's.
+    """
+    if (path.suffix or ".png").lower() not in _PICTURES:
+        raise UsageError(f"{path}: expected the name of a picture ({', '.join(_PICTURES)})")
+    image, step_m = check_picture(image_rgb, calibration, step_m)
     with written_whole(path) as temporary:
         done, encoded = cv2.imencode(path.suffix or ".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         if not done:
             raise VideoError(f"{path}: the picture could not be encoded")
         temporary.write_bytes(encoded.tobytes())
-    return float(step_m)
+    return step_m
 
 
 def _extent(calibration: Calibration) -> tuple[Floats, Floats]:

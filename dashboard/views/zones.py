@@ -1,10 +1,10 @@
-"""Zones: draw and edit zones and lines on a still, and have events computed anew."""
+"""Zones: draw zones and lines on a still, calibrate the ground from points, and have events computed anew."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import drawing, places
+from dashboard import calibration, drawing, places
 from dashboard.data import may_edit
 from dashboard.parts import nothing, table
 from dashboard.planes import Plane, one_source
@@ -14,7 +14,15 @@ of_source = one_source("zones belong to")
 if of_source is not None and of_source.source_id is not None:
     source_id = of_source.source_id
     if may_edit():
-        drawing.editor(source_id)
+        drawn, calibrated = st.tabs(
+            ["Zones and lines", "Calibration"], on_change="rerun", key="edit", bind="query-params"
+        )
+        with drawn:
+            if drawn.open:
+                drawing.editor(source_id)
+        with calibrated:
+            if calibrated.open:
+                calibration.editor(source_id)
     else:
         zones = places.zones(source_id)
         if zones.empty:

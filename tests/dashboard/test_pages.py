@@ -1,6 +1,8 @@
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -225,6 +227,37 @@ def test_a_drawn_line_is_saved_and_counted(monkeypatch, tmp_path):
         assert [zone.name for zone in store.zones("gate")] == ["entrance", "kerb", "exit"]
     effect = next(table.value for table in app.dataframe if "n_now" in table.value).set_index("kind")
     assert effect.loc["crossing", "n_now"] > effect.loc["crossing", "n_before"]
+
+
+def test_a_calibration_from_points_is_saved_and_its_effect_shown(monkeypatch, tmp_path):
+    url = str(tmp_path / "store")
+    with open_store(url) as store:
+        fill(store)
+        before = json.loads(str(store.calibration("gate")))
+    monkeypatch.setenv(dashboard.EDIT_VARIABLE, "1")
+    app = _open(monkeypatch, url, "zones", source="gate", edit="Calibration")
+    assert _metrics(app)["Points used"] == "4 of 4"
+    points = app.session_state["points-of-gate"]
+    # Twice as far apart: twice as fast.
+    app.session_state["points-of-gate"] = points.assign(x_m=2 * points["x_m"], y_m=2 * points["y_m"])
+    app.run()
+    app.button(key="save_calibration").click().run()
+    assert not app.exception
+    effect = next(table.value for table in app.dataframe if "n_now" in table.value)
+    assert set(effect["kind"]) >= {"visit", "crossing"}
+    with open_store(url) as store:
+        after = json.loads(str(store.calibration("gate")))
+    assert np.allclose(after["points_m"], 2 * np.array(before["points_m"]))
+
+
+def test_too_few_points_are_no_calibration(monkeypatch, tmp_path):
+    url = str(tmp_path / "store")
+    with open_store(url) as store:
+        fill(store)
+    monkeypatch.setenv(dashboard.EDIT_VARIABLE, "1")
+    app = _open(monkeypatch, url, "zones", source="yard", edit="Calibration")
+    assert "4 are needed" in app.info[0].value
+    assert not [button for button in app.button if button.key == "save_calibration"]
 
 
 def test_what_is_no_zone_is_not_saved():
