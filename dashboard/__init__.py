@@ -9,6 +9,8 @@ from pathlib import Path
 STORE_VARIABLE = "SIGHTFLOW_STORE__URL"
 EDIT, EDIT_VARIABLE = "--edit", "SIGHTFLOW_DASHBOARD_EDIT"
 """What lets pages write; without it the store is only read, and a role that may only read is enough."""
+BASEMAP_VARIABLE = "SIGHTFLOW_DASHBOARD_BASEMAP"
+"""Address of a MapLibre style that is drawn under longitude and latitude; without it nothing is asked of any host."""
 
 
 def command(store_url: str, port: int, edit: bool = False) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated
+from zoneinfo import available_timezones
 
 import typer
 
@@ -65,6 +66,23 @@ def check(store: StoreOption = None) -> None:
         print_table(wrong, "Chunks with other rows than the ledger says", "table")
         raise StoreError(f"store {opened.url}: {wrong.num_rows} chunks are not as the ledger says")
     out.print(f"{opened.url}: of this version, every chunk as the ledger says", highlight=False)
+
+
+@app.command("time-zone")
+def time_zone(
+    source: Annotated[str, typer.Argument(help="The source whose times are shown in it.")],
+    name: Annotated[str, typer.Argument(help="Of the zone, such as Europe/Berlin.")],
+    store: StoreOption = None,
+) -> None:
+    """Set the time zone in which the dashboard and clips show a source's times; what is stored stays in UTC."""
+    if name not in available_timezones():
+        raise UsageError(f"no time zone {name!r}: expected a name such as Europe/Berlin or UTC")
+    with existing_store(store) as opened:
+        known = opened.query("select source_id from sources order by 1")["source_id"].to_pylist()
+        if source not in known:
+            raise UsageError(f"no source {source!r} in {opened.url}; it has {', '.join(known) or 'none yet'}")
+        opened.write_time_zone(source, name)
+    out.print(f"times of {source} are shown in {name}", highlight=False)
 
 
 @app.command()

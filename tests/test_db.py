@@ -13,7 +13,7 @@ from flows.db import day_before
 from flows.errors import SightflowError, StoreError, UsageError
 from flows.reports import run_report
 from flows.store import Filter, open_store
-from tests.stores import START, make_chunk, make_event, make_events, make_links, make_result
+from tests.stores import START, make_chunk, make_event, make_events, make_links, make_result, make_video
 
 
 def _db(*arguments: str) -> str:
@@ -52,6 +52,22 @@ def test_check_finds_what_is_missing(postgis_database: str, tmp_path: Path) -> N
     for url in (str(tmp_path / "store"), postgis_database):
         with pytest.raises(StoreError, match="1 chunks are not as the ledger says"):
             _db("check", "--store", url)
+
+
+def test_a_source_has_a_time_zone_that_new_videos_leave_alone(store_url: str) -> None:
+    with open_store(store_url) as store:
+        store.add_video(make_video())
+        store.add_video(make_video(source_id="yard"))
+    _db("time-zone", "gate", "America/Lima", "--store", store_url)
+    _db("time-zone", "gate", "Europe/Berlin", "--store", store_url)
+    with open_store(store_url) as store:
+        store.add_video(make_video(content_hash="another"))
+        zones = store.query("select source_id, time_zone from sources order by 1").to_pylist()
+    assert [tuple(zone.values()) for zone in zones] == [("gate", "Europe/Berlin"), ("yard", "UTC")]
+    with pytest.raises(UsageError, match="no time zone"):
+        _db("time-zone", "gate", "Europe/Bärlin", "--store", store_url)
+    with pytest.raises(UsageError, match="it has gate, yard"):
+        _db("time-zone", "gaet", "Europe/Berlin", "--store", store_url)
 
 
 def test_stats_say_how_much_there_is(store_url: str) -> None:

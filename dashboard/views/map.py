@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import pandas as pd
 import pydeck as pdk
 import streamlit as st
 
-from dashboard import clock, geography, places, queries
+from dashboard import BASEMAP_VARIABLE, clock, geography, places, queries
 from dashboard.parts import downloads, nothing
 from dashboard.planes import one_source
 
@@ -26,8 +29,17 @@ def legend(entries: dict[str, tuple[int, int, int]]) -> None:
     st.html(f"<div>{patches}</div>")
 
 
+def basemap(unit: str) -> dict[str, Any]:
+    """What lies under the paths: nothing, or the style somebody chose; viewers' browsers then ask its host."""
+    style = os.environ.get(BASEMAP_VARIABLE)
+    if not style or unit != "lonlat":
+        # With the style left alone no tile is asked of any host.
+        return {"map_provider": None}
+    return {"map_provider": "carto", "map_style": style}
+
+
 def draw(source_id: str, paths: pd.DataFrame, unit: str) -> None:
-    """The paths with zones under them, to be moved and zoomed; nothing is fetched from anywhere."""
+    """The paths with zones under them, to be moved and zoomed; under them a basemap where one is configured."""
     kinds = st.segmented_control(
         "Colour", COLOURINGS, default="Class", key="colour", bind="query-params", required=True
     )
@@ -72,9 +84,8 @@ def draw(source_id: str, paths: pd.DataFrame, unit: str) -> None:
         layers,
         initial_view_state=geography.view_of(paths, unit, HEIGHT_PX),
         views=[pdk.View("MapView", controller=True) if unit == "lonlat" else geography.flat_view()],
-        # Without a provider, and with the style left alone, no tile is asked of any host.
-        map_provider=None,
         tooltip={"text": "{label}"},
+        **basemap(unit),
     )
     legend(entries)
     st.pydeck_chart(deck, height=HEIGHT_PX, key=f"map-{unit}")

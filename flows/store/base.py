@@ -210,6 +210,10 @@ class Store(ABC):
     # -- places
 
     @abstractmethod
+    def write_time_zone(self, source_id: str, time_zone: str) -> None:
+        """Say in which time zone (an IANA name) a source's times are shown; what is stored stays in UTC."""
+
+    @abstractmethod
     def write_zones(self, source_id: str, zones: Sequence[Zone]) -> None:
         """Replace the zones and lines of a source; what it had before stays among its `zone_versions`."""
 

@@ -8,6 +8,7 @@
     links/source_id=.../version=<n>.parquet
     events/source_id=....parquet
     videos/ runs/ zones/ calibrations/        small JSON files; see `places` for the last two
+    sources/                                  time zones of those that have one
     finished/ leases/                         how far sources are stitched; which runs are alive
     pruned_until                              observations before this day were pruned
     locks/                                    one per source and purpose, always empty
@@ -245,6 +246,12 @@ class ParquetStore(Store):
 
     # -- places
 
+    def write_time_zone(self, source_id: str, time_zone: str) -> None:
+        """See `Store.write_time_zone`."""
+        with explained(self._folder):
+            path = self._folder / "sources" / f"{source_folder(source_id)}.json"
+            write_json(path, {"source_id": source_id, "time_zone": time_zone})
+
     def write_zones(self, source_id: str, zones: Sequence[Zone]) -> None:
         """See `Store.write_zones`."""
         with explained(self._folder):
@@ -361,7 +368,8 @@ class ParquetStore(Store):
 
     def _sources(self) -> pa.Table:
         names = sorted({video["source_id"] for video in self._read_json("videos")})
-        return pa.Table.from_pylist([{"source_id": name, "time_zone": "UTC"} for name in names], SOURCES)
+        zones = {row["source_id"]: row["time_zone"] for row in self._read_json("sources")}
+        return pa.Table.from_pylist([{"source_id": n, "time_zone": zones.get(n, "UTC")} for n in names], SOURCES)
 
     def _all_links(self, chosen: Callable[[dict[int, pa.Table]], list[pa.Table]]) -> pa.Table:
         names = [path.name.removeprefix("source_id=") for path in sorted((self._folder / "links").glob("source_id=*"))]

@@ -283,6 +283,11 @@ class PostgisStore(Store):
 
     # -- places
 
+    def write_time_zone(self, source_id: str, time_zone: str) -> None:
+        """See `Store.write_time_zone`."""
+        sql = "insert into sources values (%s, %s) on conflict (source_id) do update set time_zone = excluded.time_zone"
+        self._execute(sql, (source_id, time_zone))
+
     def write_zones(self, source_id: str, zones: Sequence[Zone]) -> None:
         """See `Store.write_zones`. Those in metres are geometries, too."""
 

@@ -128,6 +128,17 @@ def test_the_time_range_filters(monkeypatch, filled_folder):
     assert low < high
 
 
+def test_times_are_those_of_the_site(monkeypatch, store_url):
+    with open_store(store_url) as store:
+        fill(store)
+        store.write_time_zone("gate", "Asia/Tokyo")
+    app = _open(monkeypatch, store_url, source="gate")
+    assert app.selectbox(key="tz").value == "Asia/Tokyo"
+    assert app.slider(key="time").value[0].hour == 17
+    app.selectbox(key="source").set_value("yard").run()
+    assert app.selectbox(key="tz").value == "UTC"
+
+
 def test_times_are_those_of_the_chosen_zone(monkeypatch, filled_folder):
     monkeypatch.setattr("dashboard.clock.of_viewer", lambda: "Asia/Tokyo")
     app = _open(monkeypatch, filled_folder, source="gate")
@@ -175,6 +186,21 @@ def test_nobody_is_counted_as_nobody(monkeypatch, filled_folder):
     assert (steps == 1).all()
     assert counted["mean"].eq(0).any()
     assert counted["mean"].gt(0).any()
+
+
+@pytest.mark.parametrize("style", [None, "https://maps.example/style.json"])
+def test_a_basemap_is_drawn_only_where_it_is_configured(monkeypatch, tmp_path, style):
+    url = str(tmp_path / "store")
+    with open_store(url) as store:
+        fill(store)
+        placed = json.loads(str(store.calibration("gate"))) | {"origin_lonlat": [13.4, 52.5]}
+        store.write_calibration("gate", json.dumps(placed))
+    if style is not None:
+        monkeypatch.setenv(dashboard.BASEMAP_VARIABLE, style)
+    app = _open(monkeypatch, url, "map", source="gate", unit="lonlat")
+    (chart,) = app.get("deck_gl_json_chart")
+    deck = json.loads(chart.proto.json)
+    assert (deck.get("mapProvider"), deck.get("mapStyle")) == (("carto", style) if style else (None, None)), deck
 
 
 def test_utilisation_adds_up(monkeypatch, filled_folder):
