@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 from av.video.reformatter import Colorspace, VideoReformatter
 
@@ -73,15 +74,23 @@ class Mp4Writer:
         elif self._sound is not None:
             self._sound.write_until(frame.pts_ns)
         picture = self._reformatter.reformat(
-            av.VideoFrame.from_ndarray(_even(frame.image_rgb)),
-            width=self._stream.width,
-            height=self._stream.height,
-            format="yuv420p",
-            dst_colorspace=Colorspace.ITU709,
+            av.VideoFrame.from_ndarray(self._sized(frame.image_rgb)), format="yuv420p", dst_colorspace=Colorspace.ITU709
         )
         picture.pts = round((frame.pts_ns - self._first_ns) * _CLOCK_HZ / NS)
         picture.time_base = Fraction(1, _CLOCK_HZ)
         self._container.mux(self._stream.encode(picture))
+
+    def _sized(self, image_rgb: ImageArray) -> ImageArray:
+        """The picture at the file's size, shrunk or with its edge repeated."""
+        height, width = image_rgb.shape[:2]
+        more_x, more_y = self._stream.width - width, self._stream.height - height
+        if more_x < 0 or more_y < 0:
+            # Before it is copied and changed to YUV, which cost more the larger it is.
+            size = (self._stream.width, self._stream.height)
+            return np.asarray(cv2.resize(image_rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        if more_x or more_y:
+            return np.pad(image_rgb, ((0, more_y), (0, more_x), (0, 0)), mode="edge")
+        return image_rgb
 
     def close(self) -> None:
         """Write what the encoder of the sound still holds."""
@@ -154,10 +163,3 @@ class Sound:
             frame.pts = round((float(frame.pts * frame.time_base) - start_s) * frame.sample_rate)
             frame.time_base = Fraction(1, frame.sample_rate)
             yield from self._out.encode(frame)
-
-
-def _even(image_rgb: ImageArray) -> ImageArray:
-    height, width = image_rgb.shape[:2]
-    if height % 2 or width % 2:
-        return np.pad(image_rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    return image_rgb
