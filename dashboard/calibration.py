@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -11,6 +13,8 @@ from dashboard.parts import boxes, nothing, table
 from flows.calibrate import LENS_POINTS, ControlPoints, fit_homography, fit_with_lens
 from flows.errors import CalibrationError
 from flows.georeference import Calibration, to_pixels
+from flows.locate import calibrations, locate
+from flows.store import Store
 
 COLUMNS = ("x_px", "y_px", "x_m", "y_m")
 LEAST_POINTS = 4
@@ -47,7 +51,12 @@ def editor(source_id: str) -> None:
         return
     _show(source_id, fitted, edited)
     if st.button("Save and compute events anew", key="save_calibration", type="primary", icon=":material/save:"):
-        drawing.write(source_id, lambda store: store.write_calibration(source_id, fitted.to_json()))
+        drawing.write(source_id, lambda store: _save(store, source_id, fitted))
+
+
+def _save(store: Store, source_id: str, fitted: Calibration) -> None:
+    store.write_calibration(source_id, fitted.to_json())
+    store.relocate(source_id, partial(locate, versions=calibrations(store, source_id)))
 
 
 def _points(known: Calibration | None) -> pd.DataFrame:
