@@ -14,7 +14,7 @@ from dashboard.data import reading, store_url
 from dashboard.stills import can_decode, hidden_classes
 from flows.errors import SightflowError
 
-CLIP_S = 6.0
+CLIP_S = 4.0
 """Length of a clip: enough to see what happened, and drawn in a second or two."""
 WIDTH_PX = 960
 """Of a clip: as wide as it is shown beside the timeline; encoding full HD would take twice as long."""

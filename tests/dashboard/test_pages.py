@@ -197,10 +197,16 @@ def test_a_basemap_is_drawn_only_where_it_is_configured(monkeypatch, tmp_path, s
         store.write_calibration("gate", json.dumps(placed))
     if style is not None:
         monkeypatch.setenv(dashboard.BASEMAP_VARIABLE, style)
-    app = _open(monkeypatch, url, "map", source="gate", unit="lonlat")
+    app = _open(monkeypatch, url, "map", source="gate")
+    app.session_state["unit"] = "lonlat"
+    app.run()
     (chart,) = app.get("deck_gl_json_chart")
     deck = json.loads(chart.proto.json)
-    assert (deck.get("mapProvider"), deck.get("mapStyle")) == (("carto", style) if style else (None, None)), deck
+    assert "MapView" in json.dumps(deck["views"])
+    if style is None:
+        assert "mapProvider" not in deck
+    else:
+        assert (deck["mapProvider"], deck["mapStyle"]) == ("carto", style)
 
 
 def test_utilisation_adds_up(monkeypatch, filled_folder):
