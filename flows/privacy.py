@@ -270,9 +270,13 @@ def _spans(
     To be hidden is a tracklet of these classes, in a track or not yet, and one joined in a track with such a one.
     """
     rows = store.query(
-        "select t.tracklet_id as name, k.track_id, t.class_name, t.pts0_ns as first_ns, t.pts1_ns as last_ns"
-        " from tracklets t left join newest_links k on k.tracklet_id = t.tracklet_id and k.source_id = t.source_id"
-        " where t.chunk_id = any($chunk_ids) and t.n_observations > 0",
+        # A tracklet's ends reach into its neighbours' frames, where others' observations are stored.
+        "select t.tracklet_id as name, k.track_id, t.class_name, greatest(t.pts0_ns, c.start_ns) as first_ns,"
+        " least(t.pts1_ns, c.end_ns - 1) as last_ns from tracklets t join chunks c on c.chunk_id = t.chunk_id"
+        " left join newest_links k on k.tracklet_id = t.tracklet_id and k.source_id = t.source_id"
+        # What no track took up, being too weak, is nobody.
+        " where t.chunk_id = any($chunk_ids) and t.n_observations > 0"
+        " and (k.track_id is not null or coalesce(t.confirmed, true))",
         {"chunk_ids": list(chunk_ids)},
     ).to_pylist()
     tracks = {row["track_id"] for row in rows if row["class_name"] in class_names} - {None}
