@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from flows.errors import StoreError
 from flows.schema import OBSERVATIONS, TRACKLETS, Chunk, ChunkResult, ChunkState
@@ -309,3 +310,13 @@ def add_samples(folder: Path, ledger: Ledger, row: Mapping[str, Any]) -> None:
     name = f"samples/{source_folder(row['source_id'])}/{row['chunk_id']}-{secrets.token_hex(4)}.parquet"
     write_table_durably(folder / name, sample(pa.concat_tables(tables)))
     ledger.replace_files(row["chunk_id"], lambda files: [*files, name])
+
+
+def add_confirmed(folder: Path, row: Mapping[str, Any]) -> None:
+    """Give the tracklets of a chunk that version 3 of the store committed the column that came with version 4."""
+    for path in files_of([row], "tracklets"):
+        with pq.ParquetFile(folder / path) as file:
+            table = file.read()
+        field = TRACKLETS.field("confirmed")
+        if field.name not in table.column_names:
+            write_table_durably(folder / path, table.append_column(field, pa.nulls(table.num_rows, field.type)))

@@ -58,7 +58,7 @@ from flows.store.files import (
     write_table_durably,
 )
 from flows.store.held import Held
-from flows.store.ledger import Ledger, add_samples, files_of, read_json, write_json
+from flows.store.ledger import Ledger, add_confirmed, add_samples, files_of, read_json, write_json
 from flows.store.places import Places
 from flows.store.samples import SAMPLES
 from flows.store.tables import RUNS, SOURCES, VIDEOS, check_upgrade, check_version, rejected_id, video_row
@@ -115,6 +115,9 @@ class ParquetStore(Store):
                         add_samples(self._folder, self._ledger, row)
                 elif step == 3:
                     self._places.upgrade()
+                elif step == 4:
+                    for row in self._ledger.rows():
+                        add_confirmed(self._folder, row)
                 write_durably(version_file, f"{step}\n".encode())
         return steps
 

@@ -190,6 +190,9 @@ def test_an_upgraded_folder_is_what_a_new_one_is(tmp_path: Path, version: int) -
     assert new.query(sql).num_rows > 0
     assert _places(old) == _places(new)
     assert old.tracklets("gate")["confirmed"].null_count == 4
+    tracks = "select * from tracks order by track_id"
+    assert old.query(tracks).equals(new.query(tracks))
+    assert new.query(tracks).num_rows > 0
 
 
 def _make_old(folder: Path, version: int) -> None:
