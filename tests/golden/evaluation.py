@@ -90,7 +90,8 @@ def run_case(case: Case) -> dict[str, float]:
         truth = json.loads((folder / "truth.json").read_text()) if scene else None
         _track(store, next(folder.glob("*.mp4")), Settings.load(flags=case.flags), START_TIME, truth)
         video = video_id(store, "eval")
-        # Of real sequences every row counts, flagged or not, as in the baselines that theirs are compared with.
+        # Of real sequences every row counts, flagged or not: so do the baselines that the goals are made of, and who is
+        # flagged is plainly visible.
         true = read_mot(truth_file, ground_truth=scene is not None, unscored=scene is not None)
         scores = evaluate(true, from_store(store, video))
         found = {
