@@ -118,6 +118,7 @@ def make_archive_chunk(
                 **{f"{end}_pts_ns": list(pts_ns[:, part]) for end, part in ends.items()},
                 **{f"{end}_xyxy_px": list(boxes[:, part].reshape(n_objects, -1)) for end, part in ends.items()},
                 "appearance": [[]] * n_objects,
+                "confirmed": [True] * n_objects,
             }
         )
         .select(TRACKLETS.names)
