@@ -12,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from flows.errors import UsageError
-from flows.schema import Float64Array, FloatArray, Mask
+from flows.schema import BoolArray, Float64Array, FloatArray, Mask
 from flows.store.base import Filter, Store
 from flows.tracks import short_ids
 
 logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 Masks = Mapping[int, Mapping[int, Mask]]
 """Masks by frame, then by identity."""

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from flows.annotations import Annotations, BoolArray, IntArray, Masks
+from flows.annotations import Annotations, IntArray, Masks
 from flows.associate import iou_matrix
 from flows.errors import UsageError
-from flows.schema import Mask
+from flows.schema import BoolArray, Mask
 
 RealArray = npt.NDArray[np.float64]
 
