@@ -16,9 +16,7 @@ def current_chunks(store: Store, source_id: str) -> list[dict[str, Any]]:
 
     Both sets of tracklets describe the same objects, and linking both would count each twice.
     """
-    done = [
-        row for row in store.ledger().to_pylist() if row["source_id"] == source_id and row["state"] == ChunkState.DONE
-    ]
+    done = [row for row in _ledger(store, source_id) if row["state"] == ChunkState.DONE]
     newest = {row["video_id"]: row["settings_hash"] for row in sorted(done, key=lambda row: row["updated_at"])}
     current = [row for row in done if row["settings_hash"] == newest[row["video_id"]]]
     return sorted(current, key=lambda row: (row["video_id"], row["start_ns"]))
@@ -29,9 +27,8 @@ def missing_chunks(store: Store, source_id: str) -> list[dict[str, Any]]:
     done = {(row["video_id"], row["start_ns"]) for row in current_chunks(store, source_id)}
     return [
         row
-        for row in store.ledger().to_pylist()
-        if row["source_id"] == source_id
-        and row["end_ns"] > row["start_ns"]  # a video that could not be read has no extent
+        for row in _ledger(store, source_id)
+        if row["end_ns"] > row["start_ns"]  # a video that could not be read has no extent
         and row["state"] != ChunkState.DONE
         and (row["video_id"], row["start_ns"]) not in done
     ]
@@ -52,3 +49,10 @@ def border_frames(store: Store, video: str) -> list[int]:
     starts = [r["start_ns"] for r in current_chunks(store, known["source_id"]) if r["video_id"] == video]
     # A frame at the very time of a border, to the nanosecond, belongs to the chunk behind it.
     return [math.ceil((start - 1) * known["fps"] / NS) + 1 for start in starts if start > 0]
+
+
+def _ledger(store: Store, source_id: str) -> list[dict[str, Any]]:
+    """Ledger rows of a source; those of others may be a million."""
+    sql = "select * from chunks where source_id = $source_id order by video_id, start_ns, chunk_id"
+    rows: list[dict[str, Any]] = store.query(sql, {"source_id": source_id}).to_pylist()
+    return rows
