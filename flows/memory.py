@@ -19,6 +19,11 @@ from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 
+from flows.schema import FloatArray
+
+# How SAM 2 names the two corners of a box among its points.
+_CORNERS = [2, 3]
+
 
 def box_logits(boxes_xyxy: torch.Tensor, size_px: int) -> torch.Tensor:
     """Boxes as mask logits, SAM 2's dense prompt: +10 inside, -10 outside, in between where an edge cuts a cell.
@@ -36,10 +41,10 @@ def box_logits(boxes_xyxy: torch.Tensor, size_px: int) -> torch.Tensor:
     return 20.0 * (covered[:, 1, :, None] * covered[:, 0, None, :])[:, None] - 10.0
 
 
-def padding_point(count: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """What SAM 2 itself puts in the place of points where there are none, for `count` objects."""
-    labels = torch.full((count, 1), -1, dtype=torch.int32, device=device)
-    return {"point_coords": torch.zeros(count, 1, 2, device=device), "point_labels": labels}
+def box_points(boxes_xyxy: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Boxes (N, 4), in pixels of the model's input, as SAM 2's decoder takes them: two labelled corners each."""
+    labels = torch.tensor([_CORNERS] * len(boxes_xyxy), dtype=torch.int32, device=boxes_xyxy.device)
+    return {"point_coords": boxes_xyxy.reshape(-1, 2, 2), "point_labels": labels}
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,11 @@ class Entry:
 class Memory:
     """One object's memory: prompted (conditioning) frames and recent ones, by frame index.
 
-    `logits` are those of its newest frame, (1, 1, h, w): what a correction starts from.
+    `box_xyxy` is its box as last shown, (4,) pixels of the frame, and carried on by flow where the weights start from
+    boxes; `logits` are those of its newest frame, (1, 1, h, w): what a correction starts from.
     """
+
+    box_xyxy: FloatArray
 
     conditioning: dict[int, Entry] = field(default_factory=dict)
     recent: dict[int, Entry] = field(default_factory=dict)
@@ -212,8 +220,8 @@ class StreamingPredictor(SAM2VideoPredictor):
     object brings the `Reads` of its own past. Everything else is inherited.
     """
 
-    mask_hints = False
-    """Whether the weights expect a mask to start from on every frame (see `models.build_segmenter`)."""
+    box_hints = False
+    """Whether the weights expect a box to start from on every frame (see `models.build_segmenter`)."""
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)

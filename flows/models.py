@@ -244,7 +244,7 @@ def build_segmenter(
     config["image_size"] = size
     _adapt_to_size(config, size)
     predictor: Any = instantiate(config, _recursive_=True)
-    predictor.mask_hints = bool(described.get("mask_hints", False))
+    predictor.box_hints = bool(described.get("box_hints", False))
     _load_strictly(predictor, state, model.path)
     built: torch.nn.Module = predictor.to(device).eval()
     return built

@@ -1,18 +1,20 @@
 """Frames + boxes -> displacements: sparse optical flow, as Median Flow reads it.
 
 A grid of points in every box is followed to the next frame (Lucas and Kanade 1981, pyramidal as in Bouguet 2001) and
-back again; points that do not come back to where they started are left out, and the median of the rest is the box's
-displacement (Kalal, Mikolajczyk, Matas, "Forward-Backward Error: Automatic Detection of Tracking Failures", 2010).
+back again; points that do not come back to where they started are left out. The median of the rest is the box's
+displacement, the median of how their distances from each other grew its growth (Kalal, Mikolajczyk, Matas,
+"Forward-Backward Error: Automatic Detection of Tracking Failures", 2010).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from scipy.spatial.distance import pdist
 
 from flows.schema import FloatArray, ImageArray
 
@@ -26,6 +28,8 @@ _LONG_SIDE_PX = 1280
 _LOST_PX = 1.0
 # Share of a box's points that must come back.
 _LEAST_KEPT = 0.25
+# From one frame to the next nothing grows or shrinks by more.
+_GROWTH = (0.9, 1.1)
 _LUCAS_KANADE: dict[str, Any] = {
     "winSize": (15, 15),
     "maxLevel": 3,  # follows displacements up to about 60 px
@@ -37,15 +41,11 @@ class Flow:
     """The frames since the last keyframe, over which boxes are carried forwards and backwards."""
 
     def __init__(self) -> None:
-        self._frames: list[ImageArray] = []
-        self._scale = 1.0
+        self._frames: list[Grey] = []
 
     def push(self, image_rgb: ImageArray) -> None:
         """Take the next frame, (height, width, 3) uint8."""
-        self._scale = min(1.0, _LONG_SIDE_PX / max(image_rgb.shape[:2]))
-        if self._scale < 1:
-            image_rgb = cv2.resize(image_rgb, None, fx=self._scale, fy=self._scale, interpolation=cv2.INTER_AREA)
-        self._frames.append(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY))
+        self._frames.append(Grey.of(image_rgb))
 
     def forget(self) -> None:
         """Forget all frames but the newest."""
@@ -53,36 +53,63 @@ class Flow:
 
     def carry(self, boxes_xyxy: FloatArray) -> FloatArray:
         """Boxes (N, 4) on the oldest frame, carried to every frame, (T, N, 4) pixels; NaN from where they are lost."""
-        return self._carry(boxes_xyxy, self._frames)
+        return _carry(boxes_xyxy, self._frames)
 
     def carry_back(self, boxes_xyxy: FloatArray) -> FloatArray:
         """Boxes (N, 4) on the newest frame, carried back to every frame, (T, N, 4) pixels, oldest first."""
-        return self._carry(boxes_xyxy, self._frames[::-1])[::-1]
-
-    def _carry(self, boxes_xyxy: FloatArray, frames: Sequence[ImageArray]) -> FloatArray:
-        carried = [np.asarray(boxes_xyxy, dtype=np.float32).reshape(-1, 4)]
-        for before, after in pairwise(frames):
-            carried.append(
-                carried[-1] + np.tile(_displacements(before, after, carried[-1] * self._scale), 2) / self._scale
-            )
-        return np.stack(carried)
+        return _carry(boxes_xyxy, self._frames[::-1])[::-1]
 
 
-def _displacements(before: ImageArray, after: ImageArray, boxes_xyxy: FloatArray) -> FloatArray:
-    """How far each box (N, 4) moved between two grey frames, (N, 2) px; NaN where too few points hold."""
-    moved = np.full((len(boxes_xyxy), 2), np.nan, dtype=np.float32)
+class Grey(NamedTuple):
+    """A frame as flow sees it: (h, w) uint8, and h as a share of the frame's height."""
+
+    pixels: ImageArray
+    scale: float
+
+    @classmethod
+    def of(cls, image_rgb: ImageArray) -> Grey:
+        """Of a frame, (height, width, 3) uint8."""
+        scale = min(1.0, _LONG_SIDE_PX / max(image_rgb.shape[:2]))
+        if scale < 1:
+            image_rgb = cv2.resize(image_rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        return cls(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY), scale)
+
+
+def moved(before: Grey, after: Grey, boxes_xyxy: FloatArray) -> FloatArray:
+    """Boxes (N, 4) on one frame where they are on another, (N, 4) pixels; NaN where too few points hold."""
+    there = np.full((len(boxes_xyxy), 4), np.nan, dtype=np.float32)
     alive = np.flatnonzero(np.isfinite(boxes_xyxy).all(axis=1))
     if alive.size == 0:
-        return moved
-    points = _grid(boxes_xyxy[alive]).reshape(-1, 1, 2)
-    there, found, _ = cv2.calcOpticalFlowPyrLK(before, after, points, None, **_LUCAS_KANADE)
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(after, before, there, None, **_LUCAS_KANADE)
-    held = (np.linalg.norm(back - points, axis=2) <= _LOST_PX) & (found > 0) & (found_back > 0)
-    steps, held = (there - points).reshape(len(alive), -1, 2), held.reshape(len(alive), -1)
-    for row, step, keep in zip(alive, steps, held, strict=True):
+        return there
+    points = _grid(np.asarray(boxes_xyxy, dtype=np.float32)[alive] * before.scale)
+    flat = points.reshape(-1, 1, 2)
+    ahead, found, _ = cv2.calcOpticalFlowPyrLK(before.pixels, after.pixels, flat, None, **_LUCAS_KANADE)
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(after.pixels, before.pixels, ahead, None, **_LUCAS_KANADE)
+    held = (np.linalg.norm(back - flat, axis=2) <= _LOST_PX) & (found > 0) & (found_back > 0)
+    held, ahead = held.reshape(len(alive), -1), ahead.reshape(points.shape)
+    for row, start, end, keep in zip(alive, points, ahead, held, strict=True):
         if keep.mean() >= _LEAST_KEPT:
-            moved[row] = np.median(step[keep], axis=0)
-    return moved
+            shift = np.median(end[keep] - start[keep], axis=0) / before.scale
+            x1, y1, x2, y2 = boxes_xyxy[row]
+            centre, half = np.array([x1 + x2, y1 + y2]) / 2 + shift, np.array([x2 - x1, y2 - y1]) / 2
+            half *= _growth(start[keep], end[keep])
+            there[row] = np.concatenate([centre - half, centre + half])
+    return there
+
+
+def _growth(start: FloatArray, end: FloatArray) -> float:
+    """How much further from each other points (P, 2) are at the end than at the start."""
+    before, after = pdist(start), pdist(end)
+    # Neighbours say little: half a pixel of error is much of their distance.
+    far = before > 0.5 * before.max(initial=0)
+    return float(np.clip(np.median(after[far] / before[far]), *_GROWTH)) if far.any() else 1.0
+
+
+def _carry(boxes_xyxy: FloatArray, frames: Sequence[Grey]) -> FloatArray:
+    carried = [np.asarray(boxes_xyxy, dtype=np.float32).reshape(-1, 4)]
+    for before, after in pairwise(frames):
+        carried.append(moved(before, after, carried[-1]))
+    return np.stack(carried)
 
 
 def _grid(boxes_xyxy: FloatArray) -> FloatArray:

@@ -12,7 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import cv2
@@ -22,8 +22,9 @@ import torch
 from flows.batches import Batches
 from flows.config import SegmentSettings
 from flows.masks import SoftMask, soft_mask
-from flows.memory import Entry, Features, Memory, Reads, Sight, StreamingPredictor, box_logits, padding_point
+from flows.memory import Entry, Features, Memory, Reads, Sight, StreamingPredictor, box_logits, box_points
 from flows.models import build_segmenter, resolve
+from flows.optical import Grey, moved
 from flows.schema import FloatArray, Frame, ImageArray, Mask
 
 _MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
@@ -38,8 +39,6 @@ _WIDE = 256
 _WIDE_BATCH = 3
 # Folding values takes 15 % off as long as an object's attention matrix fits: 2 MB at 256 px, 30 MB at 512.
 _FOLD_SIZE_PX = 256
-# How SAM 2 names the two corners of a box among its points.
-_CORNERS = [2, 3]
 # SAM 2 holds the logits a correction starts from to this range, "to avoid rare numerical issues".
 _LOGIT_RANGE = 32.0
 
@@ -65,6 +64,15 @@ class Segment:
     def within(self, box_xyxy: FloatArray) -> Segment:
         """The same with the part of its mask inside a box, (4,) pixels: the rest has leaked onto something else."""
         return self if self.mask is None else replace(self, mask=self.mask.within(box_xyxy))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """An encoded frame, and as flow sees it where the weights start from boxes."""
+
+    index: int
+    features: Features
+    grey: Grey | None
 
 
 class VideoSegmenter:
@@ -96,7 +104,7 @@ class VideoSegmenter:
         )
         self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=half)
         self._memories: dict[int, Memory] = {}
-        self._encoded: deque[tuple[int, Features]] = deque(maxlen=1 + settings.max_back_frames)
+        self._encoded: deque[_Seen] = deque(maxlen=1 + settings.max_back_frames)
         self._prepared: deque[tuple[weakref.ref[ImageArray], torch.Tensor]] = deque()
         self._index = -1
         self.counters = {"segmented_frames": 0, "prompts": 0, "rejected_masks": 0, "back_frames": 0}
@@ -107,9 +115,9 @@ class VideoSegmenter:
         return list(self._memories)
 
     @property
-    def starts_from_masks(self) -> bool:
-        """Whether the weights take every frame's mask from the one before (mask hints), memory being of little help."""
-        return self._model.mask_hints
+    def starts_from_boxes(self) -> bool:
+        """Whether the weights start every frame from a box that flow carries along (box hints)."""
+        return self._model.box_hints
 
     @torch.inference_mode()
     def push(self, image_rgb: ImageArray) -> dict[int, Segment]:
@@ -117,13 +125,16 @@ class VideoSegmenter:
         self._index += 1
         for memory in self._memories.values():
             memory.free(self._horizon, self._index)
+        grey = Grey.of(image_rgb) if self.starts_from_boxes else None
+        if self._encoded:
+            _carry_boxes(self._encoded[-1].grey, grey, self._memories)
         with self._autocast:
             ((_, features),) = self._batches.run(
                 [self._take_prepared(image_rgb)], lambda images: self._model.encode(images[0])
             )
-        self._encoded.append((self._index, features))
+        self._encoded.append(_Seen(self._index, features, grey))
         self.counters["segmented_frames"] += 1
-        return self._propagate(*self._encoded[-1], self._memories)
+        return self._propagate(self._encoded[-1], self._memories)
 
     @torch.inference_mode()
     def prompt(self, boxes_xyxy: Mapping[int, FloatArray]) -> dict[int, Segment]:
@@ -135,8 +146,10 @@ class VideoSegmenter:
         Args:
             boxes_xyxy: Object id -> (4,) pixels of the full frame.
         """
-        memories = {i: self._memories.get(i, Memory()) for i in boxes_xyxy}
-        found = self._step_all(*self._encoded[-1], memories, dict.fromkeys(memories), boxes_xyxy=boxes_xyxy)
+        memories = {i: self._memories.get(i) or Memory(box) for i, box in boxes_xyxy.items()}
+        for i, memory in memories.items():
+            memory.box_xyxy = boxes_xyxy[i]
+        found = self._step_all(self._encoded[-1], memories, dict.fromkeys(memories), boxes_xyxy=boxes_xyxy)
         self._memories.update(memories)
         self.counters["prompts"] += len(memories)
         return found
@@ -150,7 +163,9 @@ class VideoSegmenter:
         """
         memories = {i: self._memories[i] for i in boxes_xyxy}
         reads = {i: None if self._index in m.conditioning else self._reads(m, self._index) for i, m in memories.items()}
-        found = self._step_all(*self._encoded[-1], memories, reads, boxes_xyxy=boxes_xyxy, from_mask=True)
+        for i, memory in memories.items():
+            memory.box_xyxy = boxes_xyxy[i]
+        found = self._step_all(self._encoded[-1], memories, reads, boxes_xyxy=boxes_xyxy, from_mask=True)
         self.counters["prompts"] += len(memories)
         return found
 
@@ -171,17 +186,16 @@ class VideoSegmenter:
         The caller takes ids out of `object_ids` between steps to stop them; with none left it ends. The objects'
         forward memory is untouched.
         """
-        memories = {
-            i: Memory(dict(self._memories[i].conditioning), logits=self._memories[i].logits) for i in object_ids
-        }
-        for index, features in list(self._encoded)[-2::-1]:
+        memories = {i: Memory(self._memories[i].box_xyxy, dict(self._memories[i].conditioning)) for i in object_ids}
+        for after, seen in pairwise(list(self._encoded)[::-1]):
             memories = {i: memory for i, memory in memories.items() if i in object_ids}
             if not memories:
                 return
             for memory in memories.values():
-                memory.free(self._horizon, index, reverse=True)
+                memory.free(self._horizon, seen.index, reverse=True)
+            _carry_boxes(after.grey, seen.grey, memories)
             self.counters["back_frames"] += 1
-            yield self._propagate(index, features, memories, reverse=True)
+            yield self._propagate(seen, memories, reverse=True)
 
     def prepare(self, image_rgb: ImageArray) -> torch.Tensor:
         """What SAM 2 sees of a frame: (3, size, size) float32 on its device, normalised as it was trained."""
@@ -207,16 +221,14 @@ class VideoSegmenter:
     def _reads(self, memory: Memory, index: int, *, reverse: bool = False) -> Reads:
         return self._model.reads(memory, index, self._max_conditioning, reverse=reverse)
 
-    def _propagate(
-        self, index: int, features: Features, memories: Mapping[int, Memory], *, reverse: bool = False
-    ) -> dict[int, Segment]:
-        reads = {i: self._reads(memory, index, reverse=reverse) for i, memory in memories.items()}
-        return self._step_all(index, features, memories, reads, reverse=reverse)
+    def _propagate(self, seen: _Seen, memories: Mapping[int, Memory], *, reverse: bool = False) -> dict[int, Segment]:
+        reads = {i: self._reads(memory, seen.index, reverse=reverse) for i, memory in memories.items()}
+        boxes_xyxy = {i: m.box_xyxy for i, m in memories.items()} if self.starts_from_boxes else None
+        return self._step_all(seen, memories, reads, boxes_xyxy=boxes_xyxy, reverse=reverse)
 
     def _step_all(
         self,
-        index: int,
-        features: Features,
+        seen: _Seen,
         memories: Mapping[int, Memory],
         reads: Mapping[int, Reads | None],
         *,
@@ -227,11 +239,11 @@ class VideoSegmenter:
         """One step of SAM 2 for each object, those that can share a batch together, and remember what came out.
 
         Args:
-            index, features: The frame.
+            seen: The frame.
             memories: Of the objects, by id.
             reads: What each reads of its memory; None for a prompt from the image alone, which is remembered as one.
-            boxes_xyxy: Prompts, where there are any.
-            from_mask: Whether a prompt starts from the object's mask on this frame.
+            boxes_xyxy: Boxes to show the decoder, where there are any.
+            from_mask: Whether the boxes correct the object's mask on this frame.
             reverse: Whether time runs backwards.
         """
         self._encode(entry for r in reads.values() if r for _, entry in r.spatial)
@@ -239,20 +251,20 @@ class VideoSegmenter:
 
         def step(part: Sequence[int]) -> dict[str, Any]:
             read = [r for i in part if (r := reads[i]) is not None]
-            points = self._points([boxes_xyxy[i] for i in part]) if boxes_xyxy else None
-            points, start = self._starting([memories[i] for i in part], points, from_mask=from_mask)
+            boxes = self._scaled([boxes_xyxy[i] for i in part]) if boxes_xyxy else None
+            shown = [memories[i].logits for i in part] if from_mask else []
             with self._autocast:
                 return self._model.track_step(
-                    frame_idx=index,
+                    frame_idx=seen.index,
                     is_init_cond_frame=not read,
-                    **features.repeated(len(part)),
-                    point_inputs=points,
+                    **seen.features.repeated(len(part)),
+                    point_inputs=None if boxes is None else box_points(boxes),
                     mask_inputs=None,
                     output_dict=read,
                     num_frames=_ENDLESS,
                     track_in_reverse=reverse,
                     run_mem_encoder=False,
-                    prev_sam_mask_logits=start,
+                    prev_sam_mask_logits=self._starting(boxes, shown),
                 )
 
         found: dict[int, Segment] = {}
@@ -260,7 +272,7 @@ class VideoSegmenter:
         for _, group in groupby(ordered, key=lambda i: signatures[i]):
             for part, out in self._batches.run(list(group), step):
                 prompted = reads[part[0]] is None
-                segments = self._remember([memories[i] for i in part], out, index, features, prompted=prompted)
+                segments = self._remember([memories[i] for i in part], out, seen, prompted=prompted)
                 found.update(zip(part, segments, strict=True))
         return {object_id: found[object_id] for object_id in memories}
 
@@ -282,34 +294,21 @@ class VideoSegmenter:
                     # A clone: a slice would keep the whole batch alive as long as one object remembers it.
                     entry.features, entry.sight = features[row : row + 1].clone(), None
 
-    def _starting(
-        self, memories: Sequence[Memory], points: dict[str, torch.Tensor] | None, *, from_mask: bool
-    ) -> tuple[dict[str, torch.Tensor] | None, torch.Tensor | None]:
-        """The points and the mask logits a step starts from.
+    def _starting(self, boxes_xyxy: torch.Tensor | None, shown: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+        """The mask logits a step starts from: the filled boxes for weights that want them, else what is corrected."""
+        if boxes_xyxy is not None and self.starts_from_boxes:
+            return box_logits(boxes_xyxy, self._model.image_size)
+        logits = [one for one in shown if one is not None]
+        return torch.cat(logits).clamp(-_LOGIT_RANGE, _LOGIT_RANGE) if logits else None
 
-        SAM 2 starts a correction from the object's mask, and nothing else. Weights trained with mask hints start a
-        prompt from the filled box and every other frame from the mask before it.
-        """
-        if points is not None and not from_mask:
-            corners = points["point_coords"].flatten(1)
-            return points, box_logits(corners, self._model.image_size) if self._model.mask_hints else None
-        shown = [memory.logits for memory in memories if memory.logits is not None]
-        if not shown or not (from_mask or self._model.mask_hints):
-            return points, None
-        start = torch.cat(shown).clamp(-_LOGIT_RANGE, _LOGIT_RANGE)
-        return points or padding_point(len(start), start.device), start
-
-    def _points(self, boxes_xyxy: Sequence[FloatArray]) -> dict[str, torch.Tensor]:
-        """Boxes as SAM 2's decoder takes them: two labelled corners, in pixels of its input."""
-        size_px = torch.tensor([self._width_px, self._height_px])
-        corners = torch.from_numpy(np.stack(boxes_xyxy).astype(np.float32)).view(-1, 2, 2)
-        return {
-            "point_coords": (corners / size_px * self._model.image_size).to(self._device),
-            "point_labels": torch.tensor([_CORNERS] * len(corners), dtype=torch.int32, device=self._device),
-        }
+    def _scaled(self, boxes_xyxy: Sequence[FloatArray]) -> torch.Tensor:
+        """Boxes in pixels of the model's input, (N, 4) on its device."""
+        size_px = torch.tensor([self._width_px, self._height_px] * 2)
+        boxes = torch.from_numpy(np.stack(boxes_xyxy).astype(np.float32))
+        return (boxes / size_px * self._model.image_size).to(self._device)
 
     def _remember(
-        self, memories: Sequence[Memory], out: dict[str, Any], index: int, features: Features, *, prompted: bool
+        self, memories: Sequence[Memory], out: dict[str, Any], seen: _Seen, *, prompted: bool
     ) -> Iterator[Segment]:
         pointers, logits, scores = out["obj_ptr"], out["pred_masks"], out["object_score_logits"]
         from_points = out["point_inputs"] is not None
@@ -319,10 +318,10 @@ class VideoSegmenter:
             # Clones: a slice would keep the whole batch alive as long as one object remembers it.
             one = slice(row, row + 1)
             memory.logits = logits[one].clone()
-            memory.recent.pop(index, None)
+            memory.recent.pop(seen.index, None)
             into = memory.conditioning if prompted else memory.recent
-            sight = Sight(features, memory.logits, scores[one].clone(), from_points)
-            into[index] = Entry(pointers[one].clone(), sight)
+            sight = Sight(seen.features, memory.logits, scores[one].clone(), from_points)
+            into[seen.index] = Entry(pointers[one].clone(), sight)
             mask = self._mask(outlines[row]) if shown[row] > 0 else None
             yield Segment(float(shown[row]), mask, appearance[row])
 
@@ -334,6 +333,15 @@ class VideoSegmenter:
             self.counters["rejected_masks"] += 1
             return None
         return mask
+
+
+def _carry_boxes(before: Grey | None, after: Grey | None, memories: Mapping[int, Memory]) -> None:
+    """Move the boxes that objects start from along with the picture; what flow loses stays where it was."""
+    if before is None or after is None or not memories:
+        return
+    boxes_xyxy = np.stack([memory.box_xyxy for memory in memories.values()])
+    for memory, box, carried in zip(memories.values(), boxes_xyxy, moved(before, after, boxes_xyxy), strict=True):
+        memory.box_xyxy = carried if np.isfinite(carried).all() else box
 
 
 def load_segmenter(settings: SegmentSettings, device: str) -> StreamingPredictor:

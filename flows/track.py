@@ -66,7 +66,7 @@ class ChunkTracker:
         self._camera = CameraMotion() if settings.track.compensate_camera else None
         self._views: dict[int, Affine] = {}
         self._view = STILL
-        self._trust = MaskTrust(every)
+        self._trust = MaskTrust(every, led=segmenter.starts_from_boxes)
         self._cues = Cues()
         self._drifted: set[int] = set()
         self._looked_at_number: int | None = None
@@ -214,11 +214,11 @@ class ChunkTracker:
         for target_id, row in matched.items():
             box = found.xyxy[row]
             agreement = self._trust.agreement(segments[target_id], box)
-            if agreement < self._track.correct_iou:
+            if agreement < self._track.correct_iou or self._segmenter.starts_from_boxes:
                 reset[target_id] = box
         if reset:
             # What an object looked like before is kept for weights that make something of it.
-            self._segmenter.drop([i for i in reset if segments[i] is None or self._segmenter.starts_from_masks])
+            self._segmenter.drop([i for i in reset if segments[i] is None or self._segmenter.starts_from_boxes])
             fresh = self._segmenter.prompt(reset)
             clipped = {i: within_prompt(segment, reset[i]) for i, segment in fresh.items()}
             segments |= {i: s if s.mask is not None else None for i, s in clipped.items()}

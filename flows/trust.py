@@ -35,20 +35,23 @@ class MaskTrust:
 
     Args:
         every: Frames from keyframe to keyframe.
+        led: Whether masks start from boxes that flow has carried: they say what an object covers, but not where it
+            is, for they go where flow goes, onto whatever covers the object as well.
 
     Attributes:
         sigma: Deviation of a mask's edges, as a share of the box's size.
     """
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int, *, led: bool = False) -> None:
         self._every = every
+        self._led = led
         self._compared = 0
         self.sigma = _UNKNOWN_SIGMA
 
     @property
     def holds(self) -> bool:
         """Whether masks say where objects are."""
-        return self.sigma < _TRUSTED_SIGMA
+        return not self._led and self.sigma < _TRUSTED_SIGMA
 
     @property
     def carried_sigma(self) -> float:

@@ -14,14 +14,18 @@ from flows.models import PREDICTOR, build_segmenter, resolve
 # The package shows a progress bar that cannot be switched off.
 sam2_video_predictor.tqdm = lambda frames, **_: frames
 
+# Frames of spatial memory; SAM 2.1 has seven.
+_REMEMBERED = 4
 OURS = "flows.memory.StreamingPredictor"
 
 
 def make_model(target: str, size_px: int = 128, seed: int | None = 0) -> Any:
     """The nano segmenter; with a seed, shaken: equality must not hang on what exactly the shipped weights say."""
     model: Any = build_segmenter(resolve("nano", "segmenter"), size_px, "cpu", target=target)
-    # Plain SAM 2 cannot be given a mask to start from without a click.
-    model.mask_hints = False
+    # Plain SAM 2 follows no box; and more is to be remembered, of more ages, than these weights need.
+    model.box_hints = False
+    model.num_maskmem = _REMEMBERED
+    model.maskmem_tpos_enc = torch.nn.Parameter(model.maskmem_tpos_enc.repeat(_REMEMBERED // 2, 1, 1, 1))
     if seed is not None:
         torch.manual_seed(seed)
         for parameter in model.parameters():

@@ -53,3 +53,15 @@ def test_forgotten_frames_are_not_crossed():
     flow = _flow(5)
     flow.forget()
     assert flow.carry(BOX).tolist() == [BOX.tolist()]
+
+
+def test_a_box_grows_with_what_it_holds():
+    rng = np.random.default_rng(5)
+    picture = cv2.GaussianBlur(rng.uniform(0, 255, (240, 320, 3)), (0, 0), 2)
+    picture = ((picture - picture.min()) / np.ptp(picture) * 255).astype(np.uint8)
+    flow = Flow()
+    for step in range(5):
+        zoom = cv2.getRotationMatrix2D((80, 80), 0, 1.03**step)
+        flow.push(cv2.warpAffine(picture, zoom, (320, 240), borderMode=cv2.BORDER_REFLECT))
+    half = np.array([20, 40]) * 1.03**4
+    assert flow.carry(BOX)[-1][0] == pytest.approx([*(80 - half), *(80 + half)], abs=1)

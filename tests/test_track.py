@@ -28,6 +28,8 @@ def _box(x, y=100.0, w=20.0, h=50.0):
 class _Oracle:
     """Follows the object that a prompt lies on most, exactly; `blind` lists frames on which it loses everything."""
 
+    starts_from_boxes = False
+
     def __init__(self, paths, blind=()):
         self.paths, self.blind = paths, set(blind)
         self.counters = {}
@@ -118,6 +120,16 @@ def test_an_object_is_followed_from_its_first_frame_to_its_last():
     boxes = np.stack([_stored(row) for row in life])
     assert np.abs(boxes - truth).max() <= 1
     assert life[3]["y_px"] == pytest.approx(truth[3, 3], abs=1)
+
+
+def test_masks_led_by_boxes_start_afresh_from_every_detection(monkeypatch):
+    result, _ = _track({"a": _walk()})
+    assert result.counters["corrected"] == 0
+    monkeypatch.setattr(_Oracle, "starts_from_boxes", True)
+    result, (life,) = _track({"a": _walk()})
+    assert result.counters["corrected"] == 7
+    # A mask alone, after the last detection, says nothing.
+    assert [row["frame"] for row in life] == list(range(36))
 
 
 def test_what_enters_between_keyframes_is_reported_from_where_it_entered():

@@ -31,6 +31,14 @@ def test_one_lost_mask_among_many_good_ones_changes_little():
     assert trust.sigma < 0.06
 
 
+def test_masks_that_go_where_boxes_lead_them_lead_nothing():
+    trust = MaskTrust(every=5, led=True)
+    for _ in range(30):
+        trust.agreement(_segment(2), BOX)
+    assert trust.sigma < 0.06
+    assert not trust.holds
+
+
 def test_agreement_is_overlap_and_none_without_a_mask():
     trust = MaskTrust(every=5)
     assert trust.agreement(_segment(0), BOX) == 1

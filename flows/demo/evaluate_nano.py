@@ -1,27 +1,29 @@
 """Figures of the nano segmenter: on unseen scenes, on held-back clips, and on MOT sequences with true boxes.
 
 `python -m flows.demo.evaluate_nano scenes|clips|mot` prints one JSON object. Objects are prompted by their true box
-when they appear and never again; what is measured is SAM 2's memory alone, without detector or Kalman filter.
+when they appear and never again; what is measured is the engine alone, without detector or Kalman filter.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import cv2
 import numpy as np
-import torch
 import typer
 from numpy.typing import NDArray
 
+from flows.config import SegmentSettings
 from flows.demo.clips import MIN_PROMPT_AREA_PX, MIN_VISIBLE_AREA_PX
 from flows.demo.masklets import MaskletClip
-from flows.demo.nano import WEIGHTS_PATH, build_nano
-from flows.demo.unroll import Unroller, inference_batch
+from flows.demo.nano import WEIGHTS_PATH
+from flows.memory import StreamingPredictor
+from flows.models import build_segmenter, resolve
+from flows.segment import VideoSegmenter
 
 FRAMES = 31
 # Ages of a track, in frames, at which figures are given.
@@ -47,27 +49,36 @@ class Tracked:
     scores: NDArray[np.float32]
 
 
-@torch.inference_mode()
+def load(weights: Path, size_px: int) -> StreamingPredictor:
+    """The nano segmenter as the engine runs it."""
+    resolved = replace(resolve("nano", "segmenter"), path=weights)
+    model: Any = build_segmenter(resolved, size_px, target="flows.memory.StreamingPredictor")
+    return cast(StreamingPredictor, model)
+
+
 def track(
-    model: Any, frames: Sequence[NDArray[np.uint8]], boxes_xyxy: NDArray[np.floating[Any]], size_px: int
+    model: StreamingPredictor, frames: Sequence[NDArray[np.uint8]], boxes_xyxy: NDArray[np.floating[Any]]
 ) -> list[Tracked]:
-    """Prompt boxes on the first frame and follow them to the last.
+    """Prompt boxes on the first frame and follow them to the last, through the engine.
 
     Args:
-        model: What `build_nano` made.
+        model: What `load` made.
         frames: (H, W, 3) RGB frames.
         boxes_xyxy: (K, 4) boxes in pixels of the frames.
-        size_px: Side of the model's input.
     """
     height, width = frames[0].shape[:2]
-    small = [cv2.resize(frame, (size_px, size_px), interpolation=cv2.INTER_AREA) for frame in frames]
-    scale = np.array([size_px / width, size_px / height] * 2)
-    said = Unroller(model)(inference_batch(np.stack(small), boxes_xyxy * scale), own_scores=True)
-    tracked = []
-    for logits, scores in zip(said.logits.float().numpy(), said.scores.float().numpy(), strict=True):
-        masks = [cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR) > 0 for m in logits]
-        tracked.append(Tracked(np.stack(masks) & (scores > 0)[:, None, None], scores))
-    return tracked
+    segmenter = VideoSegmenter(model, SegmentSettings(), height, width)
+    masks = np.zeros((len(boxes_xyxy), len(frames), height, width), dtype=bool)
+    scores = np.zeros(masks.shape[:2], dtype=np.float32)
+    for t, frame in enumerate(frames):
+        segments = segmenter.push(frame)
+        if t == 0:
+            segments = segmenter.prompt(dict(enumerate(boxes_xyxy.astype(np.float32))))
+        for k, segment in segments.items():
+            scores[k, t] = segment.object_score
+            if segment.mask is not None:
+                masks[k, t] = segment.mask.full(height, width)
+    return [Tracked(*one) for one in zip(masks, scores, strict=True)]
 
 
 def mask_j(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
@@ -100,7 +111,9 @@ def score_auc(scores: Sequence[float], visible: Sequence[bool]) -> float | None:
     return float((order[positive].sum() - n * (n + 1) / 2) / (n * m)) if n and m else None
 
 
-def measure_masks(model: Any, clips: Sequence[MaskletClip], size_px: int, starts: Sequence[int]) -> dict[str, Any]:
+def measure_masks(
+    model: StreamingPredictor, clips: Sequence[MaskletClip], size_px: int, starts: Sequence[int]
+) -> dict[str, Any]:
     """J and object score over clips with known masks, objects prompted at each of `starts`."""
     by_age: dict[int, list[float]] = {}
     scores: list[float] = []
@@ -118,7 +131,7 @@ def measure_masks(model: Any, clips: Sequence[MaskletClip], size_px: int, starts
             rows = rows[[there.get(int(row[1]), 0) >= smallest for row in rows]]
             if not len(rows):
                 continue
-            for row, result in zip(rows, track(model, frames, rows[:, 2:].astype(float), size_px), strict=True):
+            for row, result in zip(rows, track(model, frames, rows[:, 2:]), strict=True):
                 for age in range(FRAMES):
                     truth = labels[age] == row[1]
                     seen = bool(truth.sum() >= MIN_VISIBLE_AREA_PX * labels[0].size / size_px**2)
@@ -136,7 +149,7 @@ def measure_masks(model: Any, clips: Sequence[MaskletClip], size_px: int, starts
     }
 
 
-def measure_mot(model: Any, sequence: Path, size_px: int, max_people: int) -> dict[str, Any]:
+def measure_mot(model: StreamingPredictor, sequence: Path, max_people: int) -> dict[str, Any]:
     """Box IoU of masks with the truth, every person prompted by its true box on its first unoccluded frame."""
     rows = np.loadtxt(sequence / "gt.txt", delimiter=",")[:, :6]
     rows[:, 4:6] += rows[:, 2:4]
@@ -154,7 +167,7 @@ def measure_mot(model: Any, sequence: Path, size_px: int, max_people: int) -> di
         people += 1
         first = int(clear[0][0])
         clip = frames[first - 1 : first - 1 + FRAMES]
-        result = track(model, clip, clear[0][None, 2:6], size_px)[0]
+        result = track(model, clip, clear[0][None, 2:6])[0]
         for row in clear:
             age = int(row[0]) - first
             if age < len(clip):
@@ -196,7 +209,7 @@ def scenes(
         if not path.exists():
             render_scene(seed, duration_s=4.0).save(path)
         clips.append(MaskletClip.load(path))
-    _report("scenes", size_px, measure_masks(build_nano(size_px, weights), clips, size_px, starts=(0,)))
+    _report("scenes", size_px, measure_masks(load(weights, size_px), clips, size_px, starts=(0,)))
 
 
 @app.command()
@@ -206,7 +219,7 @@ def clips(
     size_px: Size = 256,
 ) -> None:
     """J against the teacher's masks on real clips."""
-    model = build_nano(size_px, weights)
+    model = load(weights, size_px)
     held_back = [MaskletClip.load(path) for path in masklets]
     figures = measure_masks(model, held_back, size_px, starts=range(0, 300, 40))
     _report(",".join(clip.name for clip in held_back), size_px, figures)
@@ -220,9 +233,9 @@ def mot(
     max_people: Annotated[int, typer.Option(help="Measure only so many people of each.")] = 1000,
 ) -> None:
     """Box IoU with the truth on MOT sequences."""
-    model = build_nano(size_px, weights)
+    model = load(weights, size_px)
     for folder in sequence:
-        _report(folder.name, size_px, measure_mot(model, folder, size_px, max_people))
+        _report(folder.name, size_px, measure_mot(model, folder, max_people))
 
 
 if __name__ == "__main__":

@@ -17,11 +17,10 @@ from flows.demo.scene import CLASS_NAMES, ObjectTruth, Scene
 log = logging.getLogger(__name__)
 
 ARCHITECTURE = Path(__file__).with_name("nano_detector.yaml")
-SCENES, VALIDATION_SCENES = 240, 8
-FRAMES_PER_SCENE = 12
-# Crops of a picture, at two thirds of its scale and mixed four to one: more objects for each second of training,
-# at the sizes they have in whole pictures later.
-CROP_PX, TRAIN_SIZE_PX = 384, 256
+SCENES, VALIDATION_SCENES = 600, 8
+FRAMES_PER_SCENE = 8
+# Crops of a picture at the scale it is looked at later, 512 px of 640: large objects fit in, and nothing is padded.
+CROP_PX, TRAIN_SIZE_PX = 400, 320
 IMAGE_SIZE_PX = 512
 # What is hidden more than this gets no label, unless the part that shows is large: half a truck is a truck.
 MIN_VISIBILITY, MIN_LARGE_VISIBILITY, LARGE_SIDE_PX, MIN_SIDE_PX = 0.3, 0.1, 16.0, 5.0
@@ -30,8 +29,8 @@ MIN_VISIBILITY, MIN_LARGE_VISIBILITY, LARGE_SIDE_PX, MIN_SIDE_PX = 0.3, 0.1, 16.
 RECIPE: dict[str, Any] = {
     "task": "detect", "mode": "train", "device": "cpu", "workers": 0, "cache": "ram", "amp": False, "plots": False,
     "val": False, "imgsz": TRAIN_SIZE_PX, "batch": 16, "nbs": 16, "epochs": 100, "optimizer": "AdamW", "lr0": 0.003,
-    "lrf": 0.02, "cos_lr": True, "weight_decay": 0.0005, "warmup_epochs": 0.5, "close_mosaic": 2, "scale": 0.5,
-    "translate": 0.1, "hsv_h": 0.03,
+    "lrf": 0.02, "cos_lr": True, "weight_decay": 0.0005, "warmup_epochs": 0.5, "close_mosaic": 2, "mosaic": 0.5,
+    "scale": 0.3, "translate": 0.1, "hsv_h": 0.03,
 }  # fmt: skip
 
 

@@ -23,10 +23,6 @@ from flows.demo.unroll import Batch, Unrolled, Unroller, collate, losses, mask_i
 logger = logging.getLogger(__name__)
 
 
-# In the other steps memory alone must say where the object is: after an occlusion there is no mask to start from.
-MASK_HINT_SHARE = 0.85
-
-
 @dataclass(frozen=True)
 class Phase:
     """A stretch of training with clips of one kind.
@@ -214,15 +210,13 @@ class Trainer:
     def train_step(self, batch: Batch) -> dict[str, float]:
         """One optimiser step; returns the figures to log."""
         rng = np.random.default_rng((self.seed, self.step, 1))
-        phase, frames = phase_at(self.curriculum, self.step), batch.images.shape[1]
+        phase = phase_at(self.curriculum, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * self._schedule()
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.device.startswith("cuda")):
             said = self.unroll(
                 batch,
                 own_scores=bool(rng.random() < phase.own_score_share),
-                correct_at=int(rng.integers(2, frames)) if frames > 3 and rng.random() < 0.15 else None,
-                mask_hints=bool(rng.random() < MASK_HINT_SHARE),
                 prompt_age_frames=int(rng.integers(0, 60)) if rng.random() < 0.5 else 0,
             )
         parts = losses(said, batch)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flows.demo.clips import Clip
 from flows.demo.nano import set_image_size
-from flows.memory import box_logits, padding_point
+from flows.memory import box_logits, box_points
 
 # What SAM 2's frame loaders normalise with.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -25,6 +25,8 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 TRUTH_STRIDE = 2
 # More than about 2 makes masks fat, which small objects pay for.
 POSITIVE_WEIGHT = 2.0
+# Of boxes, as shares of their sides (see `carried_boxes`).
+_JITTER, _DRIFT, _LARGEST_DRIFT = 0.05, 0.03, 0.15
 # What SAM 2 writes where an object is hidden (`NO_OBJ_SCORE` in `sam2_base.py`).
 NO_OBJECT_LOGIT = -1024.0
 # Pointer times are normalised by at most 15 frames, so any longer stream is the same to the model.
@@ -40,14 +42,14 @@ class Batch:
         truth: (N, T, S/2, S/2) float32 coverage of each pixel by the object.
         visible: (N, T) float32, 1 where the object is seen.
         valid: (N, T) float32, 1 where the truth is known.
-        prompts_xyxy: (N, T, 4) float32 jittered boxes.
+        hints_xyxy: (N, T, 4) float32 boxes, as off as a detector's or as those that flow has carried.
     """
 
     images: torch.Tensor
     truth: torch.Tensor
     visible: torch.Tensor
     valid: torch.Tensor
-    prompts_xyxy: torch.Tensor
+    hints_xyxy: torch.Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -55,25 +57,18 @@ class Batch:
 
 
 def collate(clips: list[Clip], rng: np.random.Generator) -> Batch:
-    """Make a batch of clips of the same size, with prompts jittered like a detector's boxes."""
+    """Make a batch of clips of the same size, with the box that every frame starts from."""
     images = normalise(np.stack([clip.frames for clip in clips]))
     masks = torch.from_numpy(np.concatenate([clip.masks for clip in clips])).float()
-    boxes = np.concatenate([clip.boxes_xyxy for clip in clips])
+    visible = np.concatenate([clip.visible for clip in clips])
+    hints = carried_boxes(rng, np.concatenate([clip.boxes_xyxy for clip in clips]), visible)
     return Batch(
         images=images,
         truth=F.avg_pool2d(masks, TRUTH_STRIDE),
-        visible=torch.from_numpy(np.concatenate([clip.visible for clip in clips])).float(),
+        visible=torch.from_numpy(visible).float(),
         valid=torch.from_numpy(np.concatenate([clip.valid for clip in clips])).float(),
-        prompts_xyxy=torch.from_numpy(jitter_boxes(rng, boxes)),
+        hints_xyxy=torch.from_numpy(hints),
     )
-
-
-def inference_batch(frames: NDArray[np.uint8], boxes_xyxy: NDArray[np.floating[Any]]) -> Batch:
-    """A batch without truth: (T, S, S, 3) RGB frames with (K, 4) boxes prompted on the first."""
-    objects, count, half = len(boxes_xyxy), len(frames), frames.shape[1] // TRUTH_STRIDE
-    seen = torch.ones(objects, count)
-    prompts = torch.from_numpy(boxes_xyxy).float()[:, None].repeat(1, count, 1)
-    return Batch(normalise(frames[None]), torch.zeros(objects, count, half, half), seen, seen, prompts)
 
 
 def normalise(frames: NDArray[np.uint8]) -> torch.Tensor:
@@ -82,11 +77,23 @@ def normalise(frames: NDArray[np.uint8]) -> torch.Tensor:
     return (torch.from_numpy(frames).movedim(-1, -3).float() / 255 - mean) / std
 
 
-def jitter_boxes(rng: np.random.Generator, boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Shift every side of (..., 4) boxes by about 5 % of the box's width or height, and half a pixel."""
-    sides = np.concatenate([boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]] * 2, axis=-1)
-    noise = np.clip(rng.normal(0, 1, boxes_xyxy.shape), -2, 2)
-    return np.asarray(boxes_xyxy + noise * (0.05 * sides + 0.5), dtype=np.float32)
+def carried_boxes(
+    rng: np.random.Generator, boxes_xyxy: NDArray[np.float32], visible: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Boxes (N, T, 4) of objects as a tracker would have them: off by some, and further off with every frame.
+
+    Every side of every box is off by about 5 % of the box's size and half a pixel, as a detector's is; a drift of 3 %
+    a frame is carried on, held to 15 %. Where an object is hidden its box stays where it was last seen.
+    """
+    held = boxes_xyxy.copy()
+    for t in range(1, held.shape[1]):
+        held[:, t] = np.where(visible[:, t, None], held[:, t], held[:, t - 1])
+    sides = np.tile(held[..., 2:] - held[..., :2], 2)
+    steps = rng.normal(0, _DRIFT, held.shape)
+    steps[:, 0] = 0
+    drift = np.clip(np.cumsum(steps, axis=1), -_LARGEST_DRIFT, _LARGEST_DRIFT)
+    noise = np.clip(rng.normal(0, 1, held.shape), -2, 2)
+    return np.asarray(held + drift * sides + noise * (_JITTER * sides + 0.5), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -114,23 +121,14 @@ class Unroller:
         # The blanking of hidden objects is done here, by the truth or by the model's own score.
         model.pred_obj_scores = False
 
-    def __call__(
-        self,
-        batch: Batch,
-        own_scores: bool,
-        correct_at: int | None = None,
-        prompt_age_frames: int = 0,
-        mask_hints: bool = True,
-    ) -> Unrolled:
+    def __call__(self, batch: Batch, own_scores: bool, prompt_age_frames: int = 0) -> Unrolled:
         """Unroll over a batch.
 
         Args:
             batch: The clips.
             own_scores: Whether the model's own score decides if an object is hidden.
-            correct_at: A frame where visible objects are prompted a second time, or None.
             prompt_age_frames: How much older than it is the prompt appears from the fourth frame on, so that the
                 prompt's pointer keeps its meaning over long streams.
-            mask_hints: Whether frames start from the mask before them; without, memory must do alone.
         """
         model = self._model
         clips, frames = batch.images.shape[:2]
@@ -139,22 +137,16 @@ class Unroller:
         objects = len(batch.truth) // clips
         memory: dict[str, dict[int, Any]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
         logits, scores = [], []
-        hint = box_logits(batch.prompts_xyxy[:, 0], model.image_size)
         for t in range(frames):
             rows = (torch.arange(clips, device=batch.images.device) * frames + t).repeat_interleave(objects)
             here = ([f[:, rows] for f in features], [p[:, rows] for p in positions], sizes)
-            prompt = _box_prompt(batch.prompts_xyxy[:, t])
             if t == 4 and prompt_age_frames:
                 memory["cond_frame_outputs"] = {-prompt_age_frames: memory["cond_frame_outputs"][0]}
-            points = prompt if t == 0 else padding_point(len(hint), hint.device) if mask_hints else None
-            out = self._step(t, here, points, memory, hint if points else None)
-            if t == correct_at and t > 0:
-                out = self._step(t, here, _only(prompt, batch.visible[:, t]), memory, _hint(out["pred_masks"]))
+            out = self._step(t, here, batch.hints_xyxy[:, t], memory)
             logits.append(out["pred_masks"][:, 0])
             scores.append(out["object_score_logits"][:, 0])
             if t + 1 < frames:
                 present = out["object_score_logits"] > 0 if own_scores else batch.visible[:, t, None] > 0
-                hint = _hint(torch.where(present[..., None, None], out["pred_masks"], NO_OBJECT_LOGIT))
                 key = "cond_frame_outputs" if t == 0 else "non_cond_frame_outputs"
                 memory[key][t] = self._remember(here, out, present)
         return Unrolled(torch.stack(logits, 1), torch.stack(scores, 1))
@@ -164,12 +156,11 @@ class Unroller:
         _, features, positions, sizes = self._model._prepare_backbone_features(out)
         return features, positions, sizes
 
-    def _step(
-        self, t: int, here: Any, prompt: dict[str, torch.Tensor] | None, memory: Any, hint: torch.Tensor | None
-    ) -> dict[str, Any]:
+    def _step(self, t: int, here: Any, hints_xyxy: torch.Tensor, memory: Any) -> dict[str, Any]:
         features, positions, sizes = here
+        hint = box_logits(hints_xyxy, self._model.image_size)
         out, heads, _, _ = self._model._track_step(
-            t, t == 0, features, positions, sizes, prompt, None, memory, STREAM_FRAMES, False, hint
+            t, t == 0, features, positions, sizes, box_points(hints_xyxy), None, memory, STREAM_FRAMES, False, hint
         )
         _, _, _, low, high, pointer, score = heads
         out.update(pred_masks=low, high=high, obj_ptr=pointer, object_score_logits=score)
@@ -187,23 +178,6 @@ class Unroller:
         )
         pointer = shown * out["obj_ptr"] + (1 - shown) * model.no_obj_ptr
         return {"maskmem_features": spatial, "maskmem_pos_enc": positions, "obj_ptr": pointer}
-
-
-def _box_prompt(boxes_xyxy: torch.Tensor) -> dict[str, torch.Tensor]:
-    """(N, 4) boxes as SAM 2's two labelled corner points."""
-    labels = torch.tensor([[2, 3]], dtype=torch.int32, device=boxes_xyxy.device)
-    return {"point_coords": boxes_xyxy.reshape(-1, 2, 2), "point_labels": labels.repeat(len(boxes_xyxy), 1)}
-
-
-def _hint(logits: torch.Tensor) -> torch.Tensor:
-    """Mask logits as something to start from, in the range that SAM 2 holds them to."""
-    return logits.detach().clamp(-32, 32)
-
-
-def _only(prompt: dict[str, torch.Tensor], visible: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The prompt where the object is visible, padding points elsewhere."""
-    labels = torch.where(visible[:, None] > 0, prompt["point_labels"], -1)
-    return {"point_coords": prompt["point_coords"], "point_labels": labels}
 
 
 def losses(said: Unrolled, batch: Batch) -> dict[str, torch.Tensor]:

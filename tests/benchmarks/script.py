@@ -41,7 +41,7 @@ def plain(video: str, database: str, budget_mb: int) -> dict[str, Any]:
     settings = Settings()
     detector = Detector(settings.detect, "cpu")
     model = build_segmenter(resolve("nano", "segmenter"), None, "cpu", target=PREDICTOR)
-    model.mask_hints = False
+    model.box_hints = False
     prepare = VideoSegmenter(load_segmenter(settings.segment, "cpu"), settings.segment, 1, 1).prepare
     limit_growth(budget_mb)
     # `init_state` reads the whole video into memory.

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 
 from flows.demo.clips import ClipMaker, ClipSpec
-from flows.demo.evaluate_nano import box_iou, largest_component_box, mask_j, score_auc, track
+from flows.demo.evaluate_nano import box_iou, largest_component_box, load, mask_j, score_auc, track
 from flows.demo.masklets import MaskletClip, make_scene_clips, render_scene
 from flows.demo.nano import CONFIG_PATH, WEIGHTS_PATH, build_nano, set_image_size
 from flows.demo.train_segmenter import Phase, Trainer, phase_at
-from flows.demo.unroll import Unrolled, Unroller, collate, inference_batch
+from flows.demo.unroll import Batch, Unrolled, Unroller, carried_boxes, collate, normalise
 from flows.memory import box_logits
 
 TINY = (Phase(steps=4, size_px=64, frames=2, clips=1, objects=2, real_share=0.0, scene_share=0.0),)
@@ -45,40 +45,43 @@ def test_weights_are_small() -> None:
     assert WEIGHTS_PATH.stat().st_size <= 10 * 2**20
 
 
+def _make_batch(frames: int, size_px: int, boxes_xyxy: list[list[float]]) -> Batch:
+    """Noise, with boxes that move to the right; no truth."""
+    pictures = np.random.default_rng(0).integers(0, 255, (1, frames, size_px, size_px, 3), dtype=np.uint8)
+    hints = torch.tensor(boxes_xyxy)[:, None] + torch.arange(frames)[:, None] * torch.tensor([2.0, 0, 2, 0])
+    seen = torch.ones(hints.shape[:2])
+    return Batch(normalise(pictures), torch.zeros(*seen.shape, size_px // 2, size_px // 2), seen, seen, hints)
+
+
 def test_unrolling_remembers_what_the_package_remembers() -> None:
     torch.manual_seed(0)
     model = build_nano(64)
-    frames = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), dtype=np.uint8)
-    boxes_xyxy = np.array([[8.0, 8, 30, 40], [20, 10, 60, 60]])
-    batch = inference_batch(frames, boxes_xyxy)
+    batch = _make_batch(4, 64, [[8.0, 8, 30, 40], [20, 10, 54, 60]])
 
     with torch.inference_mode():
         ours = Unroller(model)(batch, own_scores=True)
         model.pred_obj_scores = True
-        theirs = _track_with_package(model, batch.images[0], batch.prompts_xyxy[:, 0])
+        theirs = _track_with_package(model, batch.images[0], batch.hints_xyxy)
 
     torch.testing.assert_close(ours.scores, theirs.scores, rtol=1e-4, atol=1e-4)
     shown = ours.scores > 0
     torch.testing.assert_close(ours.logits[shown], theirs.logits[shown], rtol=1e-4, atol=1e-3)
 
 
-def _track_with_package(model: SAM2VideoPredictor, images: torch.Tensor, boxes_xyxy: torch.Tensor) -> Unrolled:
+def _track_with_package(model: SAM2VideoPredictor, images: torch.Tensor, hints_xyxy: torch.Tensor) -> Unrolled:
     memory: dict[str, dict[int, object]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
     logits, scores = [], []
-    count = len(boxes_xyxy)
+    count = len(hints_xyxy)
     labels = torch.tensor([[2, 3]], dtype=torch.int32).repeat(count, 1)
-    start = box_logits(boxes_xyxy, 64)
     for t, image in enumerate(images):
         encoded = model.forward_image(image[None])
         _, features, positions, sizes = model._prepare_backbone_features(encoded)
         features, positions = ([x.expand(-1, count, -1) for x in xs] for xs in (features, positions))
-        prompt = {"point_coords": boxes_xyxy.reshape(-1, 2, 2), "point_labels": labels}
-        if t:
-            prompt = {"point_coords": torch.zeros(count, 1, 2), "point_labels": torch.full((count, 1), -1)}
+        points = {"point_coords": hints_xyxy[:, t].reshape(-1, 2, 2), "point_labels": labels}
+        start = box_logits(hints_xyxy[:, t], 64)
         out = model.track_step(
-            t, t == 0, features, positions, sizes, prompt, None, memory, 10_000, prev_sam_mask_logits=start
+            t, t == 0, features, positions, sizes, points, None, memory, 10_000, prev_sam_mask_logits=start
         )
-        start = out["pred_masks"].clamp(-32, 32)
         memory["cond_frame_outputs" if t == 0 else "non_cond_frame_outputs"][t] = out
         logits.append(out["pred_masks"][:, 0])
         scores.append(out["object_score_logits"][:, 0])
@@ -86,8 +89,7 @@ def _track_with_package(model: SAM2VideoPredictor, images: torch.Tensor, boxes_x
 
 
 def test_changing_the_resolution_of_a_model_is_the_same_as_building_it_so() -> None:
-    boxes_xyxy = np.array([[8.0, 8, 60, 80]])
-    batch = inference_batch(np.random.default_rng(1).integers(0, 255, (2, 128, 128, 3), dtype=np.uint8), boxes_xyxy)
+    batch = _make_batch(2, 128, [[8.0, 8, 60, 80]])
     built, changed = build_nano(128, WEIGHTS_PATH), build_nano(64, WEIGHTS_PATH)
     set_image_size(changed, 128)
 
@@ -98,7 +100,7 @@ def test_changing_the_resolution_of_a_model_is_the_same_as_building_it_so() -> N
 
 
 def test_masks_lie_on_the_objects_of_unseen_scenes() -> None:
-    model = build_nano(256, WEIGHTS_PATH)
+    model = load(WEIGHTS_PATH, 256)
     found = []
     for seed in range(6):
         clip = render_scene(seed, duration_s=0.3)
@@ -106,11 +108,25 @@ def test_masks_lie_on_the_objects_of_unseen_scenes() -> None:
         areas = (rows[:, 4] - rows[:, 2]) * (rows[:, 5] - rows[:, 3])
         row = rows[int(np.argmax(areas))]
         frames = [clip.frame(t) for t in range(3)]
-        result = track(model, frames, row[None, 2:].astype(float), 256)[0]
+        result = track(model, frames, row[None, 2:])[0]
         found += [mask_j(result.masks[t], clip.labels(t) == row[1]) for t in range(3)]
 
     # The shipped weights reach 0.59: the floor is for a broken model, not for one that is a little worse.
     assert np.mean(found) > 0.5
+
+
+def test_boxes_to_start_from_are_off_by_some_and_wait_where_an_object_hides() -> None:
+    boxes = np.zeros((50, 8, 4), dtype=np.float32)
+    boxes[:] = (20, 20, 60, 100)
+    visible = np.ones((50, 8), dtype=bool)
+    visible[:, 3:6] = False
+    truth = boxes.copy()
+    boxes[~visible] = 0
+
+    off = (carried_boxes(np.random.default_rng(0), boxes, visible) - truth) / np.array([40, 80, 40, 80])
+
+    assert 0.03 < off[:, 0].std() < 0.08 < off[:, -1].std() < 0.15
+    assert np.abs(off).max() < 0.3
 
 
 def test_training_lowers_the_loss_on_a_fixed_batch(tmp_path: Path) -> None:
