@@ -218,7 +218,7 @@ class ChunkTracker:
                 reset[target_id] = box
         if reset:
             # What an object looked like before is kept for weights that make something of it.
-            self._segmenter.drop([i for i in reset if segments[i] is None or self._segmenter.starts_from_boxes])
+            self._segmenter.drop([i for i in reset if segments[i] is None])
             fresh = self._segmenter.prompt(reset)
             clipped = {i: within_prompt(segment, reset[i]) for i, segment in fresh.items()}
             segments |= {i: s if s.mask is not None else None for i, s in clipped.items()}
