@@ -152,6 +152,21 @@ class _SharedSelfAttention(MemoryAttentionLayer):
         return super()._forward_sa(tgt[:1], query_pos[:1]).expand_as(tgt)
 
 
+class _SharedProjection(torch.nn.Conv2d):
+    """The memory encoder's view of the frame, the same for all objects: once is enough."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x[:1]).expand(len(x), -1, -1, -1)
+
+
+class _Pool(torch.nn.MaxPool2d):
+    """Hiera's pooling of 2x2 cells whose channels lie together, for which torch has no fast path on a CPU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = torch.maximum(x[..., 0::2, :], x[..., 1::2, :])
+        return torch.maximum(rows[..., 0::2], rows[..., 1::2])
+
+
 class _FoldedAttention(RoPEAttention):
     """Attention of one head over memory as it is; the output projection does what that of values did.
 
@@ -227,7 +242,11 @@ class StreamingPredictor(SAM2VideoPredictor):
         super().__init__(**config)
         # These modules come built from the configuration, so they are given their class afterwards.
         self.memory_attention.layers[0].__class__ = _SharedSelfAttention
+        self.memory_encoder.pix_feat_proj.__class__ = _SharedProjection
         self.sam_prompt_encoder.pe_layer.__class__ = _Grid
+        for module in self.image_encoder.modules():
+            if isinstance(module, torch.nn.MaxPool2d) and (module.kernel_size, module.padding) == ((2, 2), 0):
+                module.__class__ = _Pool
         for module in (self.image_encoder.neck, self.memory_encoder):
             module.position_encoding = _Positions(module.position_encoding)
 
@@ -299,18 +318,30 @@ class StreamingPredictor(SAM2VideoPredictor):
         return fused.permute(1, 2, 0).reshape(-1, self.hidden_dim, height, width)
 
     def _assemble_memory(self, batch: Sequence[Reads], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Memory tokens (L, B, mem_dim), their positions (same shape) and how many of them are pointers."""
+        """Memory tokens (L, B, mem_dim), their positions (same shape) and how many of them are pointers.
+
+        They lie object by object, though the package's order is token by token: attention wants objects first, and
+        would have to copy them.
+        """
         tokens, positions = [], []
         for slot, (position, _) in enumerate(batch[0].spatial):
             features = torch.cat([reads.spatial[slot][1].features for reads in batch])
-            tokens.append(features.flatten(2).permute(2, 0, 1).to(dtype))
+            tokens.append(features.flatten(2).transpose(1, 2).to(dtype))
             spatial = self.memory_encoder.position_encoding(features[:1])
             temporal = self.maskmem_tpos_enc[self.num_maskmem - position - 1]
-            positions.append((spatial.flatten(2).permute(2, 0, 1) + temporal).expand(-1, len(batch), -1))
-        if not self.use_obj_ptrs_in_encoder or not batch[0].pointers:
-            return torch.cat(tokens), torch.cat(positions), 0
-        pointers = torch.stack([torch.cat([entry.pointer for _, entry in r.pointers]) for r in batch], dim=1)
-        age = torch.tensor([[a for a, _ in r.pointers] for r in batch], device=pointers.device).T
+            positions.append((spatial.flatten(2).transpose(1, 2) + temporal).expand(len(batch), -1, -1))
+        pointer_tokens = 0
+        if self.use_obj_ptrs_in_encoder and batch[0].pointers:
+            pointers, position = self._pointers(batch)
+            pointer_tokens = pointers.shape[1]
+            tokens.append(pointers.to(dtype))
+            positions.append(position)
+        return torch.cat(tokens, 1).transpose(0, 1), torch.cat(positions, 1).transpose(0, 1), pointer_tokens
+
+    def _pointers(self, batch: Sequence[Reads]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens of object pointers (B, L, mem_dim) and their positions (same shape)."""
+        pointers = torch.stack([torch.cat([entry.pointer for _, entry in r.pointers]) for r in batch])
+        age = torch.tensor([[a for a, _ in r.pointers] for r in batch], device=pointers.device)
         # Ages differ within the batch, so each object's pointers get their own temporal encoding.
         if self.add_tpos_enc_to_obj_ptrs:
             width = self.hidden_dim if self.proj_tpos_enc_in_obj_ptrs else self.mem_dim
@@ -318,14 +349,9 @@ class StreamingPredictor(SAM2VideoPredictor):
             position = self.obj_ptr_tpos_proj(encoded.to(pointers.dtype)).view(*age.shape, self.mem_dim)
         else:
             position = pointers.new_zeros(*age.shape, self.mem_dim)
+        # One pointer is as wide as several tokens of memory.
         split = self.hidden_dim // self.mem_dim
-        if split > 1:
-            n, b, _ = pointers.shape
-            pointers = pointers.reshape(n, b, split, self.mem_dim).permute(0, 2, 1, 3).flatten(0, 1)
-            position = position.repeat_interleave(split, dim=0)
-        tokens.append(pointers.to(dtype))
-        positions.append(position)
-        return torch.cat(tokens), torch.cat(positions), pointers.shape[0]
+        return pointers.unflatten(2, (split, self.mem_dim)).flatten(1, 2), position.repeat_interleave(split, dim=1)
 
     def reads(self, memory: Memory, index: int, max_conditioning: int, *, reverse: bool = False) -> Reads:
         """The memories SAM 2 reads on frame `index` (`sam2_base.py`, `_prepare_memory_conditioned_features`)."""
