@@ -14,6 +14,7 @@ The flow itself:
 - `detect`: frames -> detections on keyframes (ultralytics YOLO)
 - `segment`: frames + box prompts -> masks (SAM 2, streaming, bounded, batched)
   - `memory`: what SAM 2 remembers of each object, read by many in one batch
+  - `lighter`: SAM 2's modules without work they repeat
   - `masks`: logits -> masks at full size
   - `outlines`: masks <-> outlines as polygons
   - `batches`: model calls in batches that shrink to what the device's memory holds

@@ -21,6 +21,7 @@ import torch
 
 from flows.batches import Batches
 from flows.config import SegmentSettings
+from flows.lighter import fold_values
 from flows.masks import SoftMask, soft_mask
 from flows.memory import Entry, Features, Memory, Reads, Sight, StreamingPredictor, box_logits, box_points
 from flows.models import build_segmenter, resolve
@@ -353,5 +354,5 @@ def load_segmenter(settings: SegmentSettings, device: str) -> StreamingPredictor
     resolved = resolve(settings.segmenter, "segmenter")
     model: Any = build_segmenter(resolved, settings.image_size, device, target="flows.memory.StreamingPredictor")
     if device == "cpu" and settings.batch > 1 and model.image_size <= _FOLD_SIZE_PX and model.hidden_dim >= _WIDE:
-        model.fold_values()
+        fold_values(model)
     return model

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from flows.config import SegmentSettings
 from flows.errors import OutOfMemoryError
+from flows.lighter import fold_values
 from flows.memory import StreamingPredictor, box_logits
 from flows.models import PREDICTOR
 from flows.schema import Frame
@@ -94,7 +95,7 @@ def test_the_engine_is_plain_sam2(seed, max_cond_frames):
     frames = make_frames(60, seed)
     exact = _segmenter(make_model(OURS, seed=seed), batch=1, max_cond_frames=max_cond_frames)
     folded = make_model(OURS, seed=seed)
-    folded.fold_values()
+    fold_values(folded)
     batched = _segmenter(folded, max_cond_frames=max_cond_frames)
     plain = make_plain(128, seed, [exact.prepare(frame) for frame in frames], HEIGHT_PX, WIDTH_PX)
     plain.model.max_cond_frames_in_attn = max_cond_frames
@@ -150,8 +151,10 @@ def test_any_schedule_of_prompts_gives_what_plain_gives(seed, max_cond_frames, b
     ours = _segmenter(model, batch=batch, max_cond_frames=max_cond_frames)
     plain_model.max_cond_frames_in_attn = max_cond_frames
     plain = Plain(plain_model, [ours.prepare(frame) for frame in frames], HEIGHT_PX, WIDTH_PX)
-    for ((difference, _),) in _run(_schedule(seed, 20), frames, (ours,), plain):
-        assert difference == 0 if batch == 1 else difference < 1e-4
+    differences = [difference for ((difference, _),) in _run(_schedule(seed, 20), frames, (ours,), plain)]
+    assert max(differences) <= (0 if batch == 1 else 1e-3)
+    # Memory is kept in bf16, so that a sum in another order now and then falls to the other side of a rounding.
+    assert np.median(differences) < 1e-4
 
 
 def test_backwards_the_engine_is_plain_sam2():
@@ -220,6 +223,7 @@ GROWTH = """
 import numpy as np
 import psutil
 from flows.config import SegmentSettings
+from flows.lighter import fold_values
 from flows.segment import VideoSegmenter
 from tests.plain import OURS, make_frames, make_model
 
