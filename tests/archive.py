@@ -10,6 +10,7 @@ from flows.events import recompute_events
 from flows.schema import NS, OBSERVATIONS, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, State, Video, make_id
 from flows.store import Store, Zone
 from tests.stores import make_video
+from tests.tracked import make_mask
 
 FPS = 25
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
@@ -25,24 +26,23 @@ ZONES = [
 
 
 def make_archive_chunk(
-    source: str, index: int, n_chunks: int, n_rows: int, seconds_per_object: int = 30, video: Video | None = None
+    source: str,
+    index: int,
+    n_chunks: int,
+    n_rows: int,
+    seconds_per_object: int = 30,
+    video: Video | None = None,
+    masks: bool = False,
 ) -> ChunkResult:
     """One of `n_chunks` chunks of five minutes spread evenly over a day, with about `n_rows` observations.
 
     The video is one of a day that begins with it, but need not be that long.
 
-    Objects walk, drive or stand, each for half a minute, a detection every 15 frames, some of it hidden.
+    Objects walk, drive or stand, each for half a minute, a detection every 15 frames, some of it hidden; with `masks`
+    each that is seen has the ellipse in its box.
     """
     rng = np.random.default_rng([int.from_bytes(source.encode(), "big") % 2**32, index])
-    video = video or make_video(
-        source_id=source,
-        content_hash=f"{source} day",
-        start_time=DAY,
-        duration_s=86_400.0,
-        fps=FPS,
-        width_px=1920,
-        height_px=1080,
-    )
+    video = video or day_video(source)
     width_px, height_px = video.width_px, video.height_px
     start_ns = index * (86_400 // n_chunks) * NS
     chunk = Chunk(video, index, start_ns, start_ns + 300 * NS, NS, "archive")
@@ -92,7 +92,7 @@ def make_archive_chunk(
             "x_m": flat["x"] / PX_PER_M,
             "y_m": flat["y"] / PX_PER_M,
             "sigma_m": np.full(n, 0.1),
-            "mask": pa.nulls(n, pa.binary()),
+            "mask": _masks(x - size / 2, y - size, size, hidden) if masks else pa.nulls(n, pa.binary()),
         }
     ).cast(OBSERVATIONS)
     boxes = np.stack([x - size / 2, y - size, x + size / 2, y], axis=2).astype(np.float32)
@@ -133,6 +133,29 @@ def _sway(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(rough, 13, axis=1).mean(axis=2)
 
 
+def day_video(source: str) -> Video:
+    """The video all chunks of a source are of, if no other is given."""
+    return make_video(
+        source_id=source,
+        content_hash=f"{source} day",
+        start_time=DAY,
+        duration_s=86_400.0,
+        fps=FPS,
+        width_px=1920,
+        height_px=1080,
+    )
+
+
+def _masks(x_px: np.ndarray, y_px: np.ndarray, size_px: np.ndarray, hidden: np.ndarray) -> pa.Array:
+    """Stored masks of objects (objects, frames), the same shape all the while."""
+    corners = np.stack([x_px, y_px], axis=2).astype("<i4")
+    stored: list[bytes | None] = []
+    for places, size, unseen in zip(corners, size_px[:, 0], hidden, strict=True):
+        shape = make_mask((0, 0, size, size)).to_bytes()[8:]
+        stored += [None if gone else place.tobytes() + shape for place, gone in zip(places, unseen, strict=True)]
+    return pa.array(stored, pa.binary())
+
+
 def archive(n_sources: int, n_chunks: int, n_rows: int) -> Iterator[ChunkResult]:
     """Chunks of many sources, hour by hour, as a run over all of them commits them."""
     for index in range(n_chunks):
@@ -144,7 +167,7 @@ def fill(store: Store, n_sources: int, n_chunks: int, n_rows: int) -> int:
     """Commit an archive, link it and compute its events; returns the number of observations."""
     sources = [f"camera-{number:02}" for number in range(n_sources)]
     for source in sources:
-        store.add_video(make_video(source_id=source))
+        store.add_video(day_video(source))
         store.write_zones(source, ZONES)
     total = 0
     for result in archive(n_sources, n_chunks, n_rows):

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import secrets
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.errors import UsageError
+from flows.export.by_track import by_track
 from flows.store.base import Filter, Store
 from flows.store.tables import TRACK_OBSERVATIONS
 
 BOX = ("x1_px", "y1_px", "x2_px", "y2_px")
-
-_SORT_MEMORY = "512MB"
-"""What sorting by track may hold; the rest waits on disk."""
-
-_SORTED_BATCH = 16_384
 
 
 @dataclass(frozen=True)
@@ -46,26 +38,21 @@ class Selection:
             yield from batch.to_pylist()
 
     def trajectories(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Track by track, each a table of these columns in order of time; `track_id` and `ts` are always among them.
+        """Track by track by id, each a table of these columns in order of time; `track_id` and `ts` are among them.
 
-        Tracks run through several chunks and videos, which a store reads one after the other; so they are sorted on
-        disk first. Memory holds the longest track.
+        Memory holds a part of the tracks, see `by_track`.
         """
         names = list(dict.fromkeys(("track_id", "ts", *columns)))
         schema = pa.schema([TRACK_OBSERVATIONS.field(name) for name in names])
-        unsorted = pa.RecordBatchReader.from_batches(schema, self.batches(names, ordered=False))
-        pending: list[pa.RecordBatch] = []
-        for batch in _sorted(unsorted):
-            runs = pc.run_end_encode(batch["track_id"])
-            start = 0
-            for track_id, end in zip(runs.values, runs.run_ends.to_pylist(), strict=True):
-                if pending and pending[0]["track_id"][0] != track_id:
-                    yield pa.Table.from_batches(pending).cast(schema)
-                    pending = []
-                pending.append(batch.slice(start, end - start))
-                start = end
-        if pending:
-            yield pa.Table.from_batches(pending).cast(schema)
+        n_rows = tracklet_rows(self.store, self.where)
+        return by_track(self.batches(names, ordered=False), schema, self._sizes(), n_rows)
+
+    def _sizes(self) -> dict[str, int]:
+        """How many observations the tracks have that may be among these."""
+        given = {} if self.where.source_id is None else {"source_id": self.where.source_id}
+        condition = "source_id = $source_id" if given else "true"
+        found = self.store.query(f"select track_id, n_observations as n from tracks where {condition}", given)
+        return dict(zip(found["track_id"].to_pylist(), found["n"].to_pylist(), strict=True))
 
     def only_video(self) -> dict[str, Any]:
         """The row of `videos` meant.
@@ -91,15 +78,6 @@ class Selection:
     def of_video(self, video_id: str) -> Selection:
         """The part of it in one video."""
         return replace(self, where=replace(self.where, video_id=video_id))
-
-
-def _sorted(unsorted: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-    spill = Path(tempfile.gettempdir()) / f"sightflow-export-{secrets.token_hex(8)}"
-    with duckdb.connect(config={"temp_directory": str(spill), "memory_limit": _SORT_MEMORY, "threads": "2"}) as sorter:
-        sorter.execute("set TimeZone = 'UTC'")
-        sorter.register("unsorted", unsorted)
-        ordered = sorter.sql("select * from unsorted order by track_id, ts")
-        yield from ordered.to_arrow_reader(_SORTED_BATCH)
 
 
 def xywh(row: dict[str, Any]) -> tuple[float, float, float, float]:

@@ -27,7 +27,6 @@ from datetime import UTC, date, datetime, time
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -59,8 +58,10 @@ from flows.store.files import (
 )
 from flows.store.held import Held
 from flows.store.ledger import Ledger, add_confirmed, add_samples, files_of, read_json, write_json
+from flows.store.links import Links
 from flows.store.places import Places
 from flows.store.samples import SAMPLES
+from flows.store.stretches import ROWS_PER_STRETCH, stretches
 from flows.store.tables import RUNS, SOURCES, VIDEOS, check_upgrade, check_version, rejected_id, video_row
 
 
@@ -76,7 +77,7 @@ class ParquetStore(Store):
         self._ledger = Ledger(self._folder)
         self._places = Places(self._folder)
         self._json = FileCache(read_json)
-        self._links = FileCache(lambda path: read_table(path, TRACK_LINKS))
+        self._links = Links(self._folder)
         self._events = FileCache(lambda path: read_table(path, EVENTS))
         self._held: dict[str, Held] = {}
 
@@ -236,7 +237,7 @@ class ParquetStore(Store):
     def links(self, source_id: str, version: int | None = None) -> pa.Table:
         """See `Store.links`."""
         with explained(self._folder):
-            versions = self._link_versions(source_id)
+            versions = self._links.versions(source_id)
         if version is None:
             version = max(versions, default=0)
         return versions.get(version, TRACK_LINKS.empty_table()).sort_by("tracklet_id")
@@ -244,8 +245,7 @@ class ParquetStore(Store):
     def write_links(self, source_id: str, version: int, links: pa.Table) -> None:
         """See `Store.write_links`."""
         with explained(self._folder):
-            path = self._folder / "links" / source_folder(source_id) / f"version={version}.parquet"
-            write_table_durably(path, links.cast(TRACK_LINKS))
+            self._links.write(source_id, version, links)
 
     # -- places
 
@@ -330,18 +330,30 @@ class ParquetStore(Store):
                 if where.source_id in (None, row["source_id"]) and where.video_id in (None, row["video_id"])
             ]
             for _, of_video in groupby(sorted(chosen, key=_video), key=_video):
-                yield from duck.stream(self._tables(list(of_video)), where, columns, ordered)
+                yield from self._of_video(list(of_video), where, columns, ordered)
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """See `Store.query`."""
         with explained(self._folder):
             return duck.query(self._tables(self._ledger.rows()), sql, parameters)
 
-    # -- files
+    def _of_video(
+        self, rows: Sequence[Mapping[str, Any]], where: Filter, columns: Sequence[str] | None, ordered: bool
+    ) -> Iterator[pa.RecordBatch]:
+        """The observations of one video, given its ledger rows."""
+        tables = self._tables(rows)
+        paths = [f"{self._folder}/{path}" for path in files_of(rows, "observations")]
+        if not ordered or sum(row["rows"] for row in rows) <= ROWS_PER_STRETCH:
+            yield from duck.stream(tables, where, columns, ordered)
+            return
+        # Once for all stretches: who stitches meanwhile changes no name midway.
+        links = self._links.newest(rows[0]["source_id"])
+        for group in stretches(paths):
+            files = duck.Files(OBSERVATIONS, group)
+            parts = {**tables, "newest_links": lambda: links, "observations": lambda: files}  # noqa: B023
+            yield from duck.stream(parts, where, columns, ordered)
 
-    def _link_versions(self, source_id: str) -> dict[int, pa.Table]:
-        found = self._links.all(self._folder / "links" / source_folder(source_id), ".parquet")
-        return {int(name.removeprefix("version=").removesuffix(".parquet")): links for name, links in found.items()}
+    # -- files
 
     def _tables(self, rows: Sequence[Mapping[str, Any]]) -> duck.Tables:
         """Every table of the store as these ledger rows have it."""
@@ -358,8 +370,8 @@ class ParquetStore(Store):
             "tracklets": lambda: listed(TRACKLETS, "tracklets"),
             "samples": lambda: listed(SAMPLES, "samples"),
             "observations": lambda: listed(OBSERVATIONS, "observations"),
-            "track_links": lambda: self._all_links(lambda versions: list(versions.values())),
-            "newest_links": lambda: self._all_links(lambda versions: [versions[max(versions)]] if versions else []),
+            "track_links": self._links.every,
+            "newest_links": self._links.newest_of_all,
             **self._places.tables(),
             "events": lambda: pa.concat_tables(
                 [EVENTS.empty_table(), *self._events.all(self._folder / "events", ".parquet").values()]
@@ -373,11 +385,6 @@ class ParquetStore(Store):
         names = sorted({video["source_id"] for video in self._read_json("videos")})
         zones = {row["source_id"]: row["time_zone"] for row in self._read_json("sources")}
         return pa.Table.from_pylist([{"source_id": n, "time_zone": zones.get(n, "UTC")} for n in names], SOURCES)
-
-    def _all_links(self, chosen: Callable[[dict[int, pa.Table]], list[pa.Table]]) -> pa.Table:
-        names = [path.name.removeprefix("source_id=") for path in sorted((self._folder / "links").glob("source_id=*"))]
-        tables = [table for name in names for table in chosen(self._link_versions(unquote(name)))]
-        return pa.concat_tables([TRACK_LINKS.empty_table(), *tables])
 
 
 def _video(row: Mapping[str, Any]) -> str:
