@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from flows.errors import UsageError
+from flows.finished import current_chunks
 from flows.schema import NS, ImageArray, Mask, Video
 from flows.store.base import Filter, Store
 
@@ -107,7 +108,7 @@ class Blur:
         if not names:
             return
         self._size = video.width_px, video.height_px
-        chunks = _current_chunks(store, video)
+        chunks = _processed(store, video)
         self._processed = _Intervals.of(chunks)
         spans, classes = _spans(store, [row["name"] for row in chunks], names)
         self._spans = _Intervals.of(spans)
@@ -247,14 +248,12 @@ class _Intervals:
         return {self.names[int(i)] for i in np.flatnonzero(held)}
 
 
-def _current_chunks(store: Store, video: Video) -> list[dict[str, Any]]:
-    """What of a video was processed: with the settings of its newest result, as what is read of it."""
-    rows: list[dict[str, Any]] = store.query(
-        "select chunk_id as name, start_ns as first_ns, end_ns - 1 as last_ns from chunks"
-        " where video_id = $video_id and state = 'done' and settings_hash = (select settings_hash from chunks"
-        " where video_id = $video_id and state = 'done' order by updated_at desc limit 1) order by start_ns",
-        {"video_id": video.video_id},
-    ).to_pylist()
+def _processed(store: Store, video: Video) -> list[dict[str, Any]]:
+    """What of a video was processed, as what is read of it; `name` is the chunk's id."""
+    rows = [
+        {"name": chunk["chunk_id"], "first_ns": chunk["start_ns"], "last_ns": chunk["end_ns"] - 1}
+        for chunk in current_chunks(store, video.source_id, video.video_id)
+    ]
     for row in rows:
         # Who reads to a video's duration reads to its last frame, which may lie beyond.
         if row["last_ns"] + 1 >= round(video.duration_s * NS):
