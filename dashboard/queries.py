@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
-from dashboard.data import fresh_rows, reading, report, rows
-from dashboard.filters import Selection, one_of
-from flows.config import GeoreferenceSettings
-from flows.events.paths import COLUMNS as PLACING
-from flows.locate import POSITION, locate_stored
-from flows.store import Store
+from dashboard.data import fresh_rows, report, rows
+from dashboard.filters import Selection
 
 T0_S, T1_S, TS_S = "extract(epoch from t0)", "extract(epoch from t1)", "extract(epoch from ts)"
-MAX_PATHS, MAX_POINTS = 200, 20_000
 
 REASONS = (
     "start: the first piece. overlap: both were seen on the frames two chunks share. motion: the later began where the "
@@ -136,60 +129,6 @@ def of_classes(selection: Selection, frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["class_name"].isin(selection.class_names)].reset_index(drop=True)
 
 
-def paths(selection: Selection, unit: str, track_ids: Sequence[str] = ()) -> pd.DataFrame:
-    """Ground points of one source's longest tracks, thinned to what a picture can show.
-
-    Args:
-        selection: of one source.
-        unit: `px`, or `m` by the calibrations there are now.
-        track_ids: only these; empty takes all.
-
-    Returns:
-        track_id, class_name, s (seconds since 1970), x, y, sigma_m, by track and time.
-    """
-    where, parameters = selection.where(T0_S, T1_S, zones="of tracks")
-    if track_ids:
-        where += f" and track_id in ({one_of('track', track_ids, parameters)})"
-    longest = (
-        f"select track_id, n_observations from tracks where {where} order by n_observations desc limit {MAX_PATHS}"
-    )
-    chosen = rows(longest, parameters)
-    step = max(1, int(chosen["n_observations"].sum()) // MAX_POINTS)
-    seen, seen_parameters = selection.where(TS_S, TS_S, classes=False)
-    columns = ", ".join(f"o.{name}" for name in PLACING)
-    found = rows(
-        f"select {columns}, o.x_px as x, o.y_px as y, {TS_S} as s "
-        f"from track_observations o join ({longest}) as chosen on chosen.track_id = o.track_id "
-        f"where {seen} and o.frame % $step = 0 order by o.track_id, s",
-        {**parameters, **seen_parameters, "step": step},
-    )
-    if unit == "m":
-        with reading() as store:
-            placed = on_the_ground(store, str(selection.source_id), found)
-        found = placed.dropna(subset=["x_m", "y_m"]).assign(x=lambda way: way["x_m"], y=lambda way: way["y_m"])
-    return found[["track_id", "class_name", "s", "x", "y", "sigma_m"]].reset_index(drop=True)
-
-
-def on_the_ground(store: Store, source_id: str, observations: pd.DataFrame) -> pd.DataFrame:
-    """Observations with the positions their source's calibrations of today give them."""
-    if observations.empty:
-        return observations
-    table = pa.Table.from_pandas(observations, preserve_index=False)
-    for name in POSITION:
-        table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(pa.float64()))
-    return locate_stored(store, source_id, table, GeoreferenceSettings()).to_pandas()
-
-
-def track_observations(source_id: str, track_id: str) -> pd.DataFrame:
-    """Everything observed of one track, without masks."""
-    return rows(
-        f"select ts, {TS_S} as s, frame, class_name, state, confidence, object_score, x1_px, y1_px, x2_px, y2_px, "
-        "x_px, y_px, x_m, y_m, sigma_m, area_px, tracklet_id, track_id from track_observations "
-        "where source_id = $source_id and track_id = $track_id order by ts",
-        {"source_id": source_id, "track_id": track_id},
-    )
-
-
 def track_links(source_id: str, track_id: str) -> pd.DataFrame:
     """The tracklets of one track and why they were joined, by time."""
     return rows(
@@ -207,19 +146,6 @@ def track(track_id: str) -> pd.Series | None:
     sql = "select source_id, track_id, class_name, t0, t1, duration_s from tracks where track_id = $track_id"
     found = rows(sql, {"track_id": track_id}) if track_id else pd.DataFrame()
     return None if found.empty else found.iloc[0]
-
-
-def best_views(track_ids: Sequence[str]) -> pd.DataFrame:
-    """Where each track is best seen, its surest detection: track_id, video_id, pts_ns, box x1, y1, x2, y2."""
-    parameters = dict[str, Any]()
-    chosen = one_of("track", track_ids, parameters) or "null"
-    return rows(
-        "select track_id, video_id, pts_ns, x1, y1, x2, y2 from (select o.track_id, o.video_id, o.pts_ns, "
-        "o.x1_px as x1, o.y1_px as y1, o.x2_px as x2, o.y2_px as y2, row_number() over (partition by o.track_id "
-        "order by o.confidence desc nulls last, o.pts_ns) as place from track_observations o "
-        f"where o.track_id in ({chosen})) as views where place = 1",
-        parameters,
-    )
 
 
 def link_versions(source_id: str) -> pd.DataFrame:

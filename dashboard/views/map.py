@@ -9,7 +9,7 @@ import pandas as pd
 import pydeck as pdk
 import streamlit as st
 
-from dashboard import BASEMAP_VARIABLE, clock, geography, places, queries
+from dashboard import BASEMAP_VARIABLE, clock, geography, observed, places, queries
 from dashboard.parts import downloads, nothing
 from dashboard.planes import one_source
 
@@ -89,14 +89,14 @@ def draw(source_id: str, paths: pd.DataFrame, unit: str) -> None:
     )
     legend(entries)
     st.pydeck_chart(deck, height=HEIGHT_PX, key=f"map-{unit}")
-    shown = f"The longest {queries.MAX_PATHS} tracks at most, times in {clock.time_zone()}."
+    shown = f"The longest {observed.MAX_PATHS} tracks at most, times in {clock.time_zone()}."
     st.caption(f"{shown} Grey discs: one standard deviation of the position." if uncertain else shown)
 
 
 of_source = one_source("the plan is the ground of")
 if of_source is not None and of_source.source_id is not None:
     source_id = of_source.source_id
-    ways = queries.paths(of_source, "m")
+    ways = observed.paths(of_source, "m")
     if ways.empty and not places.has_metres(source_id):
         nothing(
             f"No ground positions are known of {source_id}: calibrate it, and events and positions are computed anew.",

@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from dashboard import clock, measures, places, queries, stills
+from dashboard import clock, measures, observed, places, stills
 from dashboard.filters import Selection, selection
 from dashboard.parts import (
     bin_seconds,
@@ -86,12 +86,12 @@ def show_heat(of_source: Selection, unit: str) -> None:
 
 def show_paths(of_source: Selection, unit: str) -> None:
     """Which ways were taken."""
-    paths = queries.paths(of_source, unit)
+    paths = observed.paths(of_source, unit)
     if paths.empty:
         nothing(NOBODY)
         return
     Plane(str(of_source.source_id), unit, paths).paths(paths).show("paths", "Ways of objects by class", paths)
-    st.caption(f"The longest {queries.MAX_PATHS} at most.")
+    st.caption(f"The longest {observed.MAX_PATHS} at most.")
 
 
 def show_places() -> None:

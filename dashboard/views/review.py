@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from dashboard import clock, corrections, measures, queries, stills
+from dashboard import clock, corrections, measures, observed, queries, stills
 from dashboard.clips import show_clip, video_at
 from dashboard.data import may_edit
 from dashboard.filters import selection
@@ -27,7 +27,7 @@ def with_thumbnails(frame: pd.DataFrame) -> pd.DataFrame:
     pages = max(1, -(-len(frame) // PAGE_ROWS))
     page = st.number_input(f"Page of {pages:,}", 1, pages, key="page", width=160)
     shown = frame.iloc[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]
-    seen = queries.best_views(shown["track_id"].unique().tolist())
+    seen = observed.best_views(shown["track_id"].unique().tolist())
     pictures = {
         row.track_id: stills.thumbnail_url(str(row.video_id), int(row.pts_ns), (row.x1, row.y1, row.x2, row.y2))
         for row in seen.itertuples()
@@ -141,7 +141,7 @@ def show_track(track: pd.Series) -> None:
     """One track: its clip, how it is known, and what it was stitched from."""
     source_id, track_id = str(track["source_id"]), str(track["track_id"])
     st.subheader(f"Track {track_id}")
-    seen, links = queries.track_observations(source_id, track_id), queries.track_links(source_id, track_id)
+    seen, links = observed.track_observations(source_id, track_id), queries.track_links(source_id, track_id)
     if seen.empty or links.empty:
         nothing("The observations of this track were pruned; its place in reports stays.")
         return
