@@ -1,4 +1,4 @@
-"""SQL over files and Arrow tables, in a DuckDB database that lives in memory for one statement."""
+"""SQL over files and Arrow tables, in a DuckDB database in memory; what a statement names is there for it alone."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def query(tables: Tables, sql: str, parameters: Mapping[str, Any] | None) -> pa.
         statements = duckdb.extract_statements(sql)
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
             raise StoreError(f"a query is one SELECT, got: {sql.strip()[:200]}")
-        with _connect(tables, sql) as connection:
+        # Making a database takes ten times as long as a small question; cursors see nothing of each other's views.
+        with _shared().cursor() as connection:
+            _name(connection, tables, sql)
             return normalised(connection.sql(sql, params=values).to_arrow_table())
     except duckdb.Error as error:
         raise _translated(error) from error
@@ -61,9 +63,10 @@ def stream(tables: Tables, where: Filter, columns: Sequence[str] | None, ordered
     """Rows of `track_observations`, see `Store.observations`."""
     sql, values, schema = observations_sql(where, columns, ordered)
     try:
-        with _connect(tables, sql) as connection:
+        with _database() as connection:
             connection.execute(f"set memory_limit = '{_STREAM_MEMORY}'")
             connection.execute(f"set threads = {_STREAM_THREADS}")
+            _name(connection, tables, sql)
             for batch in connection.sql(sql, params=values).to_arrow_reader(ROWS_PER_BATCH):
                 yield batch.cast(schema)
     except duckdb.Error as error:
@@ -76,23 +79,39 @@ def read_files(table: Files) -> pa.Table:
     Raises:
         duckdb.Error: A file cannot be read.
     """
-    with duckdb.connect() as connection:
+    with _shared().cursor() as connection:
         connection.execute("set TimeZone = 'UTC'")
         connection.execute(_view_of_files("whole", table))
         return connection.sql("select * from whole").to_arrow_table().cast(table.schema)
 
 
-def _connect(tables: Tables, sql: str) -> duckdb.DuckDBPyConnection:
+def _database() -> duckdb.DuckDBPyConnection:
     # Two databases must not spill into one folder, and none into the working directory.
     spill = Path(tempfile.gettempdir()) / f"sightflow-duckdb-{secrets.token_hex(8)}"
-    connection = duckdb.connect(
+    return duckdb.connect(
         config={
             "temp_directory": str(spill),
             # An unknown function would otherwise be looked for on the network.
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
+            # What is read often is held as `held` says; this would hold all that is read, up to most of the memory.
+            "enable_external_file_cache": "false",
         }
     )
+
+
+@cache
+def _shared() -> duckdb.DuckDBPyConnection:
+    """This process's database, of which each question has a cursor."""
+    return _database()
+
+
+# Threads, which a database has, do not live on in a forked process.
+os.register_at_fork(before=_shared.cache_clear)
+
+
+def _name(connection: duckdb.DuckDBPyConnection, tables: Tables, sql: str) -> None:
+    """Give a connection the tables and views that a statement names."""
     connection.execute("set TimeZone = 'UTC'")
     views = _views()
     named = _named(sql, views)
@@ -107,15 +126,14 @@ def _connect(tables: Tables, sql: str) -> duckdb.DuckDBPyConnection:
     for name, statement in views.items():
         if name in named:
             connection.execute(statement)
-    return connection
 
 
 @cache
 def _views() -> dict[str, str]:
     """The statements of `views.sql` by the name of the view each makes, in their order."""
     text = files("flows.store").joinpath("views.sql").read_text(encoding="utf-8")
-    statements = (f"create view {rest}" for rest in text.split("create view ")[1:])
-    return {statement.split()[2]: statement for statement in statements}
+    statements = (f"create temp view {rest}" for rest in text.split("create view ")[1:])
+    return {statement.split()[3]: statement for statement in statements}
 
 
 def _named(sql: str, views: dict[str, str]) -> set[str]:
@@ -131,7 +149,7 @@ def _named(sql: str, views: dict[str, str]) -> set[str]:
 def _view_of_files(name: str, table: Files) -> str:
     paths = ", ".join("'" + _literal(path) + "'" for path in table.paths)
     options = "hive_partitioning = true, hive_types = {'source_id': varchar}"
-    return f"create view {name} as select {', '.join(table.schema.names)} from read_parquet([{paths}], {options})"
+    return f"create temp view {name} as select {', '.join(table.schema.names)} from read_parquet([{paths}], {options})"
 
 
 def _literal(path: str) -> str:

@@ -14,8 +14,8 @@
     locks/                                    one per source and purpose, always empty
 
 Every file is written under a temporary name, flushed and renamed. A chunk's rows are those its ledger file lists, so
-one rename makes all of them visible, over however many days they spread. DuckDB reads them from memory-only databases
-made per query: a `.duckdb` file could not be shared between a writer and a reader. Where a source is calibrated, the
+one rename makes all of them visible, over however many days they spread. DuckDB reads them from a database in memory
+only: a `.duckdb` file could not be shared between a writer and a reader. Where a source is calibrated, the
 files of observations (points) and tracklets (lines) are GeoParquet.
 """
 
@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime, time
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -335,13 +336,13 @@ class ParquetStore(Store):
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """See `Store.query`."""
         with explained(self._folder):
-            return duck.query(self._tables(self._ledger.rows()), sql, parameters)
+            return duck.query(self._tables(cache(self._ledger.rows)), sql, parameters)
 
     def _of_video(
         self, rows: Sequence[Mapping[str, Any]], where: Filter, columns: Sequence[str] | None, ordered: bool
     ) -> Iterator[pa.RecordBatch]:
         """The observations of one video, given its ledger rows."""
-        tables = self._tables(rows)
+        tables = self._tables(lambda: rows)
         paths = [f"{self._folder}/{path}" for path in files_of(rows, "observations")]
         if not ordered or sum(row["rows"] for row in rows) <= ROWS_PER_STRETCH:
             yield from duck.stream(tables, where, columns, ordered)
@@ -355,18 +356,18 @@ class ParquetStore(Store):
 
     # -- files
 
-    def _tables(self, rows: Sequence[Mapping[str, Any]]) -> duck.Tables:
-        """Every table of the store as these ledger rows have it."""
+    def _tables(self, rows: Callable[[], Sequence[Mapping[str, Any]]]) -> duck.Tables:
+        """Every table of the store as these ledger rows have it; they are asked for when a table needs them."""
 
         def listed(schema: pa.Schema, table: str) -> pa.Table | duck.Files:
-            files = duck.Files(schema, [f"{self._folder}/{path}" for path in files_of(rows, table)])
+            files = duck.Files(schema, [f"{self._folder}/{path}" for path in files_of(rows(), table)])
             return self._held[table].table(files) if table in self._held else files
 
         return {
             "sources": self._sources,
             "videos": lambda: pa.Table.from_pylist(self._read_json("videos"), VIDEOS),
             "runs": lambda: pa.Table.from_pylist(self._read_json("runs"), RUNS),
-            "chunks": lambda: pa.Table.from_pylist(list(rows), LEDGER),
+            "chunks": lambda: pa.Table.from_pylist(list(rows()), LEDGER),
             "tracklets": lambda: listed(TRACKLETS, "tracklets"),
             "samples": lambda: listed(SAMPLES, "samples"),
             "observations": lambda: listed(OBSERVATIONS, "observations"),

@@ -1,4 +1,8 @@
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+
+import pytest
 
 from flows.store import held, open_store
 from flows.store.base import Store
@@ -35,13 +39,13 @@ def test_only_the_source_that_changed_is_read_again(tmp_path: Path, monkeypatch)
         store.commit(make_result(make_chunk(source_id="gate")))
         store.commit(make_result(make_chunk(source_id="yard")))
         store.query(LENGTHS)
-        assert len(read) == 2
+        assert len(read) == 1
         store.query(LENGTHS)
-        assert len(read) == 2
+        assert len(read) == 1
         store.commit(make_result(make_chunk(1, source_id="yard")))
         store.query(LENGTHS)
-        assert ["yard" in path for path in read[2]] == [True, True]
-        assert len(read) == 3
+        assert ["yard" in path for path in read[1]] == [True, True]
+        assert len(read) == 2
 
 
 def test_what_is_too_large_is_read_from_its_files(tmp_path: Path, monkeypatch) -> None:
@@ -50,3 +54,32 @@ def test_what_is_too_large_is_read_from_its_files(tmp_path: Path, monkeypatch) -
         store.hold_in_memory()
         store.commit(make_result(make_chunk()))
         assert store.query("select head_pts_ns from tracklets").num_rows == 1
+
+
+@pytest.mark.parametrize("together_bytes", [1, held.TOGETHER_BYTES])
+def test_sources_read_by_one_statement_are_told_apart_whatever_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together_bytes: int
+) -> None:
+    monkeypatch.setattr(held, "TOGETHER_BYTES", together_bytes)
+    names = ["gate", "Hof/Süd 'A' 100%", "__HIVE_DEFAULT_PARTITION__", "null", "2026-03-01"]
+    with open_store(str(tmp_path)) as store:
+        store.hold_in_memory()
+        for rows, name in enumerate(names, 10):
+            store.commit(make_result(make_chunk(source_id=name), n_rows=rows))
+        found = store.query("select source_id, sum(n_observations) as n from tracklets group by 1").to_pylist()
+        assert {row["source_id"]: row["n"] for row in found} == {name: n for n, name in enumerate(names, 10)}
+        assert store.query(LENGTHS).num_rows == sum(
+            [part[2].num_rows for part in store._held["tracklets"]._parts.values()]
+        )
+
+
+def test_questions_asked_at_once_of_two_stores_are_not_mixed_up(tmp_path: Path) -> None:
+    counts = {str(tmp_path / "small"): 10, str(tmp_path / "large"): 300}
+    for url, rows in counts.items():
+        with open_store(url) as store:
+            store.commit(make_result(make_chunk(), n_rows=rows))
+    with ExitStack() as stack, ThreadPoolExecutor(4) as threads:
+        stores = {url: stack.enter_context(open_store(url)) for url in counts}
+        asked = list(counts) * 20
+        answers = threads.map(lambda url: stores[url].query("select count(*) as n from observations"), asked)
+        assert [answer["n"][0].as_py() for answer in answers] == [counts[url] for url in asked]
