@@ -17,6 +17,7 @@ The flow itself:
   - `lighter`: SAM 2's modules without work they repeat
   - `masks`: logits -> masks at full size
   - `outlines`: masks <-> outlines as polygons
+  - `run_lengths`: stored masks -> run lengths on the whole frame
   - `batches`: model calls in batches that shrink to what the device's memory holds
 - `track`: the loop inside a chunk: match, birth, correct, bridge, end -> tracklets + observations
   - `optical`: frames + boxes -> displacements (sparse optical flow)
