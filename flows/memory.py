@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
@@ -94,11 +95,12 @@ class Memory:
     """One object's memory: prompted (conditioning) frames and recent ones, by frame index.
 
     `box_xyxy` is its box as last shown, (4,) pixels of the frame, and carried on by flow where the weights start from
-    boxes; `logits` are those of its newest frame, (1, 1, h, w): what a correction starts from.
+    boxes, of which `step_px`, (2,), was the last move; `logits` are those of its newest frame, (1, 1, h, w): what a
+    correction starts from.
     """
 
     box_xyxy: FloatArray
-
+    step_px: FloatArray = field(default_factory=lambda: np.zeros(2, np.float32))
     conditioning: dict[int, Entry] = field(default_factory=dict)
     recent: dict[int, Entry] = field(default_factory=dict)
     logits: torch.Tensor | None = None

@@ -187,7 +187,8 @@ class VideoSegmenter:
         The caller takes ids out of `object_ids` between steps to stop them; with none left it ends. The objects'
         forward memory is untouched.
         """
-        memories = {i: Memory(self._memories[i].box_xyxy, dict(self._memories[i].conditioning)) for i in object_ids}
+        shown = {i: self._memories[i] for i in object_ids}
+        memories = {i: Memory(m.box_xyxy, conditioning=dict(m.conditioning)) for i, m in shown.items()}
         for after, seen in pairwise(list(self._encoded)[::-1]):
             memories = {i: memory for i, memory in memories.items() if i in object_ids}
             if not memories:
@@ -337,12 +338,16 @@ class VideoSegmenter:
 
 
 def _carry_boxes(before: Grey | None, after: Grey | None, memories: Mapping[int, Memory]) -> None:
-    """Move the boxes that objects start from along with the picture; what flow loses stays where it was."""
+    """Move the boxes that objects start from along with the picture; what flow loses goes on as it went."""
     if before is None or after is None or not memories:
         return
     boxes_xyxy = np.stack([memory.box_xyxy for memory in memories.values()])
-    for memory, box, carried in zip(memories.values(), boxes_xyxy, moved(before, after, boxes_xyxy), strict=True):
-        memory.box_xyxy = carried if np.isfinite(carried).all() else box
+    for memory, box, there in zip(memories.values(), boxes_xyxy, moved(before, after, boxes_xyxy), strict=True):
+        if np.isfinite(there).all():
+            memory.step_px = (there - box).reshape(2, 2).mean(axis=0)
+            memory.box_xyxy = there
+        else:
+            memory.box_xyxy = box + np.tile(memory.step_px, 2)
 
 
 def load_segmenter(settings: SegmentSettings, device: str) -> StreamingPredictor:
