@@ -351,6 +351,41 @@ def test_polygons_are_read_by_pycocotools_geopandas_and_the_schema_of_cvat(tmp_p
     assert drawn[2].equals(shapely.box(12, 20, 62, 120))
 
 
+def test_cvat_polygons_of_a_mask_in_pieces_are_a_group(tmp_path: Path) -> None:
+    video = _make_video()
+
+    def cut(*columns: int) -> bytes:
+        """A square of 40 at (100, 50), some columns of it hidden by poles."""
+        inside = np.ones((40, 40), dtype=np.bool_)
+        for column in columns:
+            inside[:, column : column + 4] = False
+        return Mask(100, 50, inside).to_bytes()
+
+    masks = [cut(), cut(10), cut(10, 30), cut(), cut(8), None]
+    rows = [sighting(video, "a", i, (100, 50, 140, 90), mask=mask) for i, mask in enumerate(masks)]
+    rows += [sighting(video, "b", i, (0, 0, 9, 9)) for i in range(2)]
+    export(_make(tmp_path / "store", video, rows), "cvat-polygons", tmp_path / "out.xml", Filter())
+    xmlschema.XMLSchema(str(Path(__file__).with_name("cvat_video.xsd"))).validate(str(tmp_path / "out.xml"))
+    tracks = {int(track.get("id")): track for track in ElementTree.parse(tmp_path / "out.xml").iter("track")}
+    assert {number: track.get("group_id") for number, track in tracks.items()} == {0: "1", 1: None, 2: "1", 3: "1"}
+    shown: dict[int, list[shapely.Polygon]] = {}
+    for number in (0, 2, 3):
+        polygons = [polygon.attrib for polygon in tracks[number]]
+        frames = [int(p["frame"]) for p in polygons]
+        assert frames == sorted(set(frames))
+        for p in polygons:
+            if p["outside"] == "0":
+                corners = [tuple(map(float, at.split(","))) for at in p["points"].split(";")]
+                shown.setdefault(int(p["frame"]), []).append(shapely.Polygon(corners))
+        outside = [int(p["frame"]) for p in polygons if p["outside"] == "1"]
+        assert outside == {0: [6], 2: [3, 5], 3: [3]}[number]
+    # All of what is stored, and the largest piece in the first track.
+    for frame, mask in enumerate(masks[:5]):
+        assert sum(piece.area for piece in shown[frame]) == Mask.from_bytes(mask).area_px
+        assert shown[frame][0].area == max(piece.area for piece in shown[frame])
+    assert shown[5][0].equals(shapely.box(100, 50, 140, 90))
+
+
 def test_cvat_draws_nothing_across_a_gap(tmp_path: Path) -> None:
     video = _make_video()
     rows = [sighting(video, "a", i, (10, 10, 50, 50)) for i in (0, 1, 2, 20, 21, 49)]

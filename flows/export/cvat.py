@@ -8,7 +8,7 @@ every one is a keyframe: between two of different corners CVAT has to guess.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import count, pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
@@ -20,14 +20,15 @@ import pyarrow.compute as pc
 from flows import outlines
 from flows.export.selection import BOX, Selection, class_of
 from flows.georeference import Floats
+from flows.outlines import Ring
 from flows.schema import BoolArray, State
 from flows.tracks import short_ids
 
 _TOLERANCE_PX = 1.0
 """How far an edge of a box may lie from where CVAT interpolates it."""
 
-_Shapes = Callable[[pa.Table, int], Iterable[str]]
-"""The observations of one track and the video's number of frames -> its elements."""
+_Shapes = Callable[[pa.Table, int], Iterable[Iterable[str]]]
+"""The observations of one track and the video's number of frames -> the elements of each track CVAT makes of it."""
 
 
 def write_cvat(selection: Selection, path: Path) -> int:
@@ -36,7 +37,10 @@ def write_cvat(selection: Selection, path: Path) -> int:
 
 
 def write_cvat_polygons(selection: Selection, path: Path) -> int:
-    """The same with the outline of the mask's largest piece; the box's corners where no mask is stored."""
+    """The same with the outlines of masks; the box's corners where no mask is stored.
+
+    A polygon has one ring: further pieces of a mask are tracks of their own, in one group with the largest.
+    """
     return _write(selection, path, (*BOX, "mask"), _polygons)
 
 
@@ -44,16 +48,21 @@ def _write(selection: Selection, path: Path, columns: Sequence[str], shapes: _Sh
     video = selection.only_video()
     numbers = short_ids(selection.store, video["video_id"])
     n_frames = max(1, round(video["duration_s"] * video["fps"]))
+    further = count(len(numbers) + 1)
     n_rows = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(_head(selection, video, n_frames))
         for rows in selection.of_video(video["video_id"]).trajectories(("frame", "class_name", "state", *columns)):
-            track_id = rows["track_id"][0].as_py()
-            number = numbers.setdefault(track_id, len(numbers) + 1)
-            label = class_of(rows)
-            file.write(f'  <track id="{number - 1}" label={quoteattr(label)} source="auto">\n')
-            file.writelines(shapes(rows, n_frames))
-            file.write("  </track>\n")
+            track_id, label = rows["track_id"][0].as_py(), quoteattr(class_of(rows))
+            # A run that goes on may have added tracks since they were numbered.
+            number = numbers[track_id] if track_id in numbers else next(further)
+            pieces = list(shapes(rows, n_frames))
+            group = f'group_id="{number}" ' if len(pieces) > 1 else ""
+            for place, elements in enumerate(pieces):
+                piece = next(further) if place else number
+                file.write(f'  <track id="{piece - 1}" label={label} {group}source="auto">\n')
+                file.writelines(elements)
+                file.write("  </track>\n")
             n_rows += rows.num_rows
         file.write("</annotations>\n")
     return n_rows
@@ -76,7 +85,11 @@ def _head(selection: Selection, video: dict[str, Any], n_frames: int) -> str:
     )
 
 
-def _boxes(rows: pa.Table, n_frames: int) -> Iterator[str]:
+def _boxes(rows: pa.Table, n_frames: int) -> Iterator[Iterator[str]]:
+    yield _box_elements(rows, n_frames)
+
+
+def _box_elements(rows: pa.Table, n_frames: int) -> Iterator[str]:
     """The boxes of one track, and one `outside` after each run of frames, so that nothing is drawn across a gap."""
     for frames, run in _runs(rows):
         boxes_px, hidden = _boxes_px(run), _hidden(run)
@@ -89,17 +102,42 @@ def _boxes(rows: pa.Table, n_frames: int) -> Iterator[str]:
             yield _shape("box", frames[-1] + 1, texts[-1], outside=True)
 
 
-def _polygons(rows: pa.Table, n_frames: int) -> Iterator[str]:
-    """The same as `_boxes` of outlines."""
+def _polygons(rows: pa.Table, n_frames: int) -> Iterator[list[str]]:
+    """The same as `_boxes` of outlines, for each piece that the mask of a track has at a time."""
+    pieces: list[list[tuple[int, Ring | Floats, bool]]] = []
     for frames, run in _runs(rows):
-        texts = [
-            _points(_rectangle(box_px) if mask is None else outlines.from_bytes(mask)[0])
-            for box_px, mask in zip(_boxes_px(run), run["mask"].to_pylist(), strict=True)
-        ]
-        for frame, text, unseen in zip(frames, texts, _hidden(run), strict=True):
-            yield _shape("polygon", frame, text, hidden=unseen)
-        if frames[-1] + 1 < n_frames:
-            yield _shape("polygon", frames[-1] + 1, texts[-1], outside=True)
+        shown = zip(frames.tolist(), _boxes_px(run), run["mask"].to_pylist(), _hidden(run).tolist(), strict=True)
+        for frame, box_px, mask, unseen in shown:
+            rings = [_rectangle(box_px)] if mask is None else outlines.from_bytes(mask)
+            for place, ring in _placed(rings, [piece[-1][1] for piece in pieces]):
+                if place == len(pieces):
+                    pieces.append([])
+                pieces[place].append((frame, ring, unseen))
+    return (_polygon_elements(piece, n_frames) for piece in pieces)
+
+
+def _placed(rings: Sequence[Ring | Floats], last: Sequence[Ring | Floats]) -> Iterator[tuple[int, Ring | Floats]]:
+    """The piece each ring belongs to: the largest to the first, others to the nearest that is free, or to a new one."""
+    centres = [ring.mean(axis=0) for ring in last]
+    free = set(range(1, len(last)))
+    n_pieces = max(len(last), 1)
+    for number, ring in enumerate(rings):
+        place = 0
+        if number:
+            centre = ring.mean(axis=0)
+            place = min(free, key=lambda i: float(np.hypot(*(centres[i] - centre))), default=n_pieces)
+            n_pieces += place == n_pieces
+            free.discard(place)
+        yield place, ring
+
+
+def _polygon_elements(piece: Sequence[tuple[int, Ring | Floats, bool]], n_frames: int) -> list[str]:
+    elements = []
+    for (frame, ring, unseen), ahead in zip_longest(piece, (frame for frame, _, _ in piece[1:])):
+        elements.append(_shape("polygon", frame, _points(ring), hidden=unseen))
+        if ahead != frame + 1 < n_frames:
+            elements.append(_shape("polygon", frame + 1, _points(ring), outside=True))
+    return elements
 
 
 def _runs(rows: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]:
