@@ -55,6 +55,7 @@ What is made of the results:
   - `statements`: the SQL of each
   - `printed`: all of them on one HTML page
 - `tracks`: short numbers for tracks, the same in pictures and files
+- `known`: names a person gave -> what the store has by them, or an error that tells what there is
 - `render`: annotated video
   - `overlay`: what is drawn on a frame
   - `counters`: what zones and lines have counted at a time

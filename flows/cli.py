@@ -18,7 +18,6 @@ from flows.console import (
     StoreOption,
     err,
     existing_store,
-    must_know,
     named_values,
     out,
     print_missing,
@@ -29,6 +28,7 @@ from flows.console import (
 from flows.errors import MissingExtraError, SightflowError
 from flows.exchange import VideoOption
 from flows.journal import Journal
+from flows.known import must_know
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -115,22 +115,6 @@ def command_line(given: str, without_password: str) -> str:
     return shlex.join(["sightflow", *(argument.replace(given, without_password) for argument in sys.argv[1:])])
 
 
-def known_sources(store: Store) -> list[str]:
-    """The sources a store has videos of."""
-    names: list[str] = store.query("select distinct source_id from videos order by 1")["source_id"].to_pylist()
-    return names
-
-
-def must_know(store: Store, source: str) -> None:
-    """Refuse a source of which a store has no video.
-
-    Raises:
-        UsageError: naming the sources it has.
-    """
-    if source not in (known := known_sources(store)):
-        raise UsageError(f"no video of source {source!r} in the store; it has {', '.join(known) or 'none yet'}")
-
-
 def print_undated(store: Store, sources: Iterable[str]) -> None:
     """Say where several videos of a source know no start time: their tracks would seem to overlap in time."""
     counted = store.query(

@@ -10,9 +10,10 @@ import numpy as np
 
 from flows.decode import read_frames
 from flows.errors import UsageError
+from flows.known import check_classes, check_tracks
 from flows.output import written_whole
 from flows.overlay import Rgb, colour_of, label_image
-from flows.privacy import Blur, check_classes
+from flows.privacy import Blur
 from flows.render import stored_video
 from flows.schema import ImageArray, State
 from flows.store.base import Filter, Store
@@ -46,7 +47,8 @@ def write_contact_sheet(
         UsageError: no such track, or a file that cannot be written.
         VideoError: a video is gone, has changed or cannot be read.
     """
-    check_classes(store, blur)
+    check_classes(store, blur, "--blur")
+    check_tracks(store, [track_id])
     cells = [_cell(store, row, blur) for row in _moments(store, track_id, n_crops)]
     if not cells:
         raise UsageError(f"no track {track_id} in {store.url}")

@@ -143,7 +143,8 @@ def privacy(
     off: Annotated[bool, typer.Option("--off", help="Hide nothing any more.")] = False,
 ) -> None:
     """Pixelate objects of some classes on every picture made from the store, whoever makes it."""
-    from flows.privacy import hidden_classes, hide_classes, unknown_classes
+    from flows.known import unknown_classes
+    from flows.privacy import hidden_classes, hide_classes
 
     if off and classes:
         raise UsageError("name classes to hide, or --off to hide none, not both")
@@ -164,10 +165,12 @@ def _track_id(store: Store, video: str | None, wanted: str) -> str:
         return wanted
     if video is None:
         raise UsageError(f"--track {wanted} is a number in one video: name it with --video, or give the track's id")
-    for track_id, number in short_ids(store, video).items():
+    numbers = short_ids(store, video)
+    for track_id, number in numbers.items():
         if number == int(wanted):
             return track_id
-    raise UsageError(f"--track {wanted}: no track has this number in the video")
+    known = f"they go from 1 to {len(numbers)}" if numbers else "it has no tracks"
+    raise UsageError(f"--track {wanted}: no track has this number in the video, {known}")
 
 
 def _progress() -> Progress:

@@ -12,9 +12,10 @@ import numpy as np
 import typer
 
 from flows.config import Settings
-from flows.console import StoreOption, err, existing_store, known_sources, must_know, out, utc
+from flows.console import StoreOption, err, existing_store, out, utc
 from flows.errors import CalibrationError, UsageError
 from flows.georeference import Calibration
+from flows.known import known_sources, must_know
 from flows.schema import EPOCH, ImageArray
 from flows.store import Store, Zone
 

@@ -21,7 +21,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from flows.errors import UsageError
 from flows.finished import current_chunks
 from flows.schema import NS, ImageArray, Mask, Video
 from flows.store.base import Filter, Store
@@ -65,28 +64,6 @@ def hide_classes(store: Store, class_names: Sequence[str], command: str) -> None
     """Set the classes every picture made from this store hides; none ends it."""
     settings = json.dumps({"blur": sorted(set(class_names))})
     store.add_run(f"{_RUN_PREFIX}{uuid.uuid4()}", command, settings)
-
-
-def check_classes(store: Store, class_names: Iterable[str]) -> None:
-    """Refuse a class nothing in the store has: a misspelt name would hide nothing.
-
-    Raises:
-        UsageError: naming the classes there are.
-    """
-    for name in unknown_classes(store, class_names):
-        known = ", ".join(_classes(store)) or "none yet"
-        raise UsageError(f"--blur {name}: the store has no such class, only {known}")
-
-
-def unknown_classes(store: Store, class_names: Iterable[str]) -> list[str]:
-    """Those of some classes that nothing in the store has."""
-    known = _classes(store)
-    return [name for name in class_names if name not in known]
-
-
-def _classes(store: Store) -> list[str]:
-    names: list[str] = store.query("select distinct class_name from tracklets order by 1")["class_name"].to_pylist()
-    return names
 
 
 @dataclass(frozen=True)

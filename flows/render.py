@@ -7,7 +7,7 @@ frame rate included; a frame without observations is shown as it is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -23,9 +23,10 @@ from flows.counters import Counters
 from flows.decode import probe, read_frames
 from flows.errors import UsageError, VideoError
 from flows.georeference import Calibration, to_pixels
+from flows.known import check_classes, check_tracks
 from flows.mp4 import Mp4Writer
 from flows.overlay import Outline, Overlay, Sighting
-from flows.privacy import Blur, check_classes
+from flows.privacy import Blur
 from flows.schema import EPOCH, NS, Frame, Mask, State, Video
 from flows.store.base import Filter, Store, Zone
 from flows.tracks import short_ids
@@ -125,6 +126,7 @@ def track_span(
         UsageError: no such track or event.
     """
     if track_id is not None:
+        check_tracks(store, [track_id])
         sql = (
             "select t.video_id, min(t.t0) as t0, max(t.t1) as t1 from tracklets t join track_links k"
             " on k.tracklet_id = t.tracklet_id and k.source_id = t.source_id where k.track_id = $id"
@@ -141,10 +143,22 @@ def track_span(
     row = next((row for row in found if video_id in (None, row["video_id"])), None)
     if row is None:
         what = f"track {track_id}" if track_id else f"event {event_id}"
-        raise UsageError(f"no {what} in {f'video {video_id}' if video_id else store.url}")
+        where = f"video {video_id}" if video_id else store.url
+        raise UsageError(f"no {what} in {where}; {_some(store, found, track_id)}")
     around = timedelta(seconds=around_s)
     # An interval ends before its end, and the last frame belongs to the track.
     return row["video_id"], row["t0"] - around, row["t1"] + around + timedelta(microseconds=1)
+
+
+def _some(store: Store, found: Sequence[dict[str, Any]], track_id: str | None) -> str:
+    """Where a track or event is that is not where it was looked for, or which events there are."""
+    if found:
+        return f"it is in video {', '.join(row['video_id'] for row in found)}"
+    if track_id is not None:
+        return "nothing of it is stored"
+    events = store.query("select event_id, kind, zone, ts from events order by ts, event_id limit 10").to_pylist()
+    listed = "".join(f"\n  {e['event_id']}  {e['kind']} {e['zone']} {e['ts']:%Y-%m-%d %H:%M:%S}" for e in events)
+    return f"there are, among others:{listed}" if events else "there are no events yet"
 
 
 def picked_frames(store: Store, video_id: str, wanted: Callable[[int, int], bool]) -> Iterator[Frame]:
@@ -198,7 +212,7 @@ def _annotated(
     end_ns = _pts_ns(video, t1) if t1 else None
     if end_ns is not None and end_ns <= start_ns:
         return
-    check_classes(store, options.blur)
+    check_classes(store, options.blur, "--blur")
     blur = Blur(store, video, options.blur, start_ns)
     counters = Counters(store, video) if options.counters and outlines else None
     clock = _Clock(store, video) if options.clock else None

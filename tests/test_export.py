@@ -491,7 +491,7 @@ def test_a_filter_that_matches_nothing_writes_a_valid_file(tmp_path: Path, name:
     video = probe(str(write_video(tmp_path / "v.mp4")))
     store = make_store(tmp_path / "store", video, [sighting(video, "a", 0, (0, 0, 9, 9))])
     out = tmp_path / "out"
-    assert export(store, name, out, Filter(class_names=("giraffe",))) == 0
+    assert export(store, name, out, Filter(t0=START + timedelta(days=9))) == 0
     if name in ("geojson", "geojson-points", "geojson-outlines", "mf-json", "coco"):
         assert json.loads(out.read_text())
     elif name.startswith("geoparquet"):
@@ -502,6 +502,23 @@ def test_a_filter_that_matches_nothing_writes_a_valid_file(tmp_path: Path, name:
         assert (out / "data.yaml").exists()
     else:
         assert len(out.read_text().splitlines()) == (1 if name == "csv" else 0)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (Filter("gaet"), "no video of source 'gaet' in the store; it has gate$"),
+        (Filter(class_names=("person", "giraffe")), "--class giraffe: the store has no such class, only forklift, per"),
+        (Filter(track_ids=("nobody",)), r"no track nobody in .*store; it has:\n  \S+  forklift\n  \S+  person$"),
+        (Filter("gate", track_ids=("nobody",)), "no track nobody in source gate; it has"),
+        (Filter(t0=START, t1=START), "--t1 2026-.* is not after --t0 2026"),
+    ],
+)
+def test_a_filter_of_what_is_not_there_names_what_is(tmp_path: Path, where: Filter, message: str) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match=f"(?s){message}"):
+        export(_make(tmp_path / "store"), "csv", out, where)
+    assert not out.exists()
 
 
 def test_an_unknown_format_names_the_known(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from flows.errors import UsageError
 from flows.export import cvat, geo, mfjson, mot, table, yolo
 from flows.export.coco import write_coco
 from flows.export.selection import Selection
+from flows.known import check_filter
 from flows.output import written_whole
 from flows.store.base import Filter, Store
 
@@ -63,10 +64,12 @@ def export(
         Rows written: observations, or tracks where the format has a feature a track.
 
     Raises:
-        UsageError: unknown format, more than one video where the format holds one, or a file that cannot be written.
+        UsageError: unknown format, a source, class or track that the store does not have, more than one video where the
+            format holds one, or a file that cannot be written.
     """
     chosen = FORMATS.get(format_name)
     if chosen is None:
         raise UsageError(f"unknown export format {format_name!r}; known are {', '.join(sorted(FORMATS))}")
+    check_filter(store, where)
     with written_whole(Path(out_path), folder=chosen.folder) as temporary:
         return chosen.write(Selection(store, where, tell), temporary)
