@@ -33,14 +33,14 @@ def store_url() -> str:
 @st.cache_resource(show_spinner="Opening the store…")
 def _opened(url: str) -> Store:
     store = open_store(url)
-    store.prepare()
+    # Looking must not create: what prepares a store makes its tables.
+    store.check()
     store.hold_in_memory()
     return store
 
 
 def _store() -> Store:
     url = store_url()
-    # Looking must not create: a store that is opened for writing makes its folder.
     if "://" not in url and not Path(url).expanduser().is_dir():
         raise StoreError(f"there is no folder {url}")
     return _opened(url)
@@ -109,7 +109,7 @@ def filled_store() -> None:
         st.title("Nothing here yet")
         st.info(f"The store `{_store().url}` holds no videos.", icon=":material/inbox:")
         st.markdown("Process some video, then reload this page:")
-        st.code(f"sightflow run VIDEO.mp4 --store {_store().url}", language="bash")
+        st.code(f"sightflow run VIDEO.mp4 --store {_store().url}", language=None)
         st.stop()
 
 
@@ -120,24 +120,34 @@ def explained() -> Iterator[None]:
         yield
     except SchemaVersionError as error:
         _explain(
-            "This store was written by another version", error, "Do what the message says, or choose another store:"
+            "This store was written by another version",
+            error,
+            "Do what the message says, or choose another store:",
+            "sightflow db upgrade --store FOLDER_OR_POSTGRESQL_URL",
+            "sightflow dashboard --store FOLDER_OR_POSTGRESQL_URL",
         )
     except StoreError as error:
-        _explain("The store cannot be read", error, "Check the address, or create a store by processing a video:")
+        _explain(
+            "The store cannot be read",
+            error,
+            "Check the address, or create a store by processing a video:",
+            "sightflow dashboard --store FOLDER_OR_POSTGRESQL_URL",
+            "sightflow run VIDEO.mp4 --store FOLDER_OR_POSTGRESQL_URL",
+        )
     except SightflowError as error:
-        _explain("This page cannot be shown", error, "The store is named when the dashboard starts:")
+        _explain(
+            "This page cannot be shown",
+            error,
+            "The store is named when the dashboard starts:",
+            "sightflow dashboard --store FOLDER_OR_POSTGRESQL_URL",
+        )
 
 
-def _explain(title: str, error: SightflowError, what: str) -> None:
+def _explain(title: str, error: SightflowError, what: str, *commands: str) -> None:
     st.title(title)
     st.error(str(error), icon=":material/error:")
     st.markdown(what)
-    st.code(
-        "sightflow db upgrade --store FOLDER_OR_POSTGRESQL_URL\n"
-        "sightflow dashboard --store FOLDER_OR_POSTGRESQL_URL\n"
-        "sightflow run VIDEO.mp4 --store FOLDER",
-        language="bash",
-    )
+    st.code("\n".join(commands), language=None)
     if st.button("Try again", icon=":material/refresh:"):
         forget()
         st.rerun()

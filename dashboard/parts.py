@@ -66,7 +66,8 @@ def nothing(what: str, command: str | None = None) -> None:
     """An empty state: what is missing, and what to do."""
     st.info(what, icon=":material/filter_alt:")
     if command:
-        st.code(command, language="bash")
+        # In a shell's colours options are too faint to be read by all.
+        st.code(command, language=None)
 
 
 def downloads(frame: pd.DataFrame, name: str, **more: Callable[[], bytes]) -> None:

@@ -7,7 +7,7 @@ import time
 import streamlit as st
 
 from dashboard import clock, queries
-from dashboard.data import forget_answers
+from dashboard.data import explained, forget_answers
 from dashboard.filters import selection
 from dashboard.parts import bars_over_time, bars_per, bin_seconds, boxes, coloured, duration, nothing, table
 
@@ -21,7 +21,13 @@ st.title("Overview")
 @st.fragment(run_every=LIVE_S)
 def show_job() -> None:
     """How far the chunks are that were planned; drawn anew by itself until all have ended."""
-    now = queries.progress(chosen)
+    # Drawn by itself it is outside of what explains errors to the page.
+    with explained():
+        show_progress(queries.progress(chosen))
+
+
+def show_progress(now: queries.Progress) -> None:
+    """A bar of the chunks that have ended, and how fast frames are done."""
     if not now.open:
         # The rest of the page is older than the job's end.
         forget_answers()

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psycopg
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -329,7 +330,21 @@ def test_a_missing_folder_is_explained_and_not_made(monkeypatch, tmp_path):
 def test_a_folder_of_other_things_is_explained(monkeypatch, tmp_path):
     (tmp_path / "letter.txt").write_text("Dear")
     app = _open(monkeypatch, str(tmp_path))
-    assert "holds no Sightflow store" in app.error[0].value
+    assert "holds no store yet" in app.error[0].value
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_an_empty_folder_stays_empty(monkeypatch, tmp_path):
+    app = _open(monkeypatch, str(tmp_path))
+    assert "holds no store yet" in app.error[0].value
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_database_without_tables_gets_none(monkeypatch, postgis_database):
+    app = _open(monkeypatch, postgis_database)
+    assert "holds no store yet" in app.error[0].value
+    with psycopg.connect(postgis_database) as connection:
+        assert connection.execute("select to_regnamespace('sightflow')").fetchone() == (None,)
 
 
 def test_another_version_is_explained(monkeypatch, tmp_path):
