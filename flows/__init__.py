@@ -57,6 +57,7 @@ What is made of the results:
 - `tracks`: short numbers for tracks, the same in pictures and files
 - `known`: names a person gave -> what the store has by them, or an error that tells what there is
 - `render`: annotated video
+  - `annotated`: frames -> frames with the tracks of one source, or of several side by side
   - `overlay`: what is drawn on a frame
   - `counters`: what zones and lines have counted at a time
   - `mp4`: frames and sound -> file

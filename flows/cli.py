@@ -28,7 +28,7 @@ from flows.console import (
 from flows.errors import MissingExtraError, SightflowError
 from flows.exchange import VideoOption
 from flows.journal import Journal
-from flows.known import must_know
+from flows.known import must_know, same_video
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -91,7 +91,7 @@ def report(
 
 @app.command()
 def evaluate(
-    truth: Annotated[Path, typer.Option(help="Ground truth in MOT format.")],
+    truth: Annotated[str, typer.Option(help="Ground truth in MOT format, or an imported source of the same video.")],
     result: Annotated[Path | None, typer.Option(help="Tracks in MOT format; default: those in the store.")] = None,
     store: StoreOption = None,
     video: VideoOption = None,
@@ -102,12 +102,17 @@ def evaluate(
     from flows.evaluate import evaluate as score
     from flows.finished import border_frames
 
-    true, borders = read_mot(truth, ground_truth=True), None
+    borders = None
     if result is not None:
-        scores = score(true, read_mot(result))
+        scores = score(read_mot(Path(truth), ground_truth=True), read_mot(result))
     else:
         with existing_store(store) as opened:
             which = video_id(opened, video)
+            if Path(truth).exists():
+                true = read_mot(Path(truth), ground_truth=True)
+            else:
+                known = same_video(opened, which, truth, f"--truth {truth}: no such file, and")
+                true = from_store(opened, known["video_id"])
             scores, borders = score(true, from_store(opened, which)), border_frames(opened, which)
     values = {k: v for k, v in vars(scores).items() if isinstance(v, int | float)}
     if borders is not None:  # a file knows of no chunks

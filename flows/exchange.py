@@ -109,20 +109,24 @@ def render(
         list[str] | None, typer.Option("--blur", help="Pixelate objects of this class; may be repeated.")
     ] = None,
     masks: Annotated[bool, typer.Option(help="Draw masks.")] = True,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(help="Show this source's tracks of the same video on a picture beside; may be repeated."),
+    ] = None,
     counters: Annotated[bool, typer.Option(help="Count what is in view, in zones and over lines.")] = True,
     trail_seconds: Annotated[float, typer.Option(min=0, help="How far back trails reach; 0 for none.")] = 2.0,
     sound: Annotated[bool, typer.Option(help="Keep the video's sound.")] = True,
 ) -> None:
     """Draw what was found on the video: masks, ids, classes, trails, states, zones, counters."""
     from flows.contact_sheet import write_contact_sheet
-    from flows.render import RenderOptions, render_video, track_span
+    from flows.render import RenderOptions, expected_frames, render_video, track_span
 
     with existing_store(store) as opened:
         chosen = video_id(opened, video) if video else None
         track_id = _track_id(opened, chosen, track) if track else None
         if file.suffix.lower() == ".png":
-            if track_id is None:
-                raise UsageError(f"{file}: a .png is the sheet of one track; name it with --track")
+            if track_id is None or beside:
+                raise UsageError(f"{file}: a .png is the sheet of one track; name it with --track, without --beside")
             out.print(f"{write_contact_sheet(opened, track_id, file, blur=tuple(blur or ()))} crops written to {file}")
             return
         start, end = utc(t0), utc(t1)
@@ -131,7 +135,13 @@ def render(
         options = RenderOptions(
             masks=masks, counters=counters, trail_s=trail_seconds, sound=sound, blur=tuple(blur or ())
         )
-        frames = render_video(opened, chosen or video_id(opened, None), file, t0=start, t1=end, options=options)
+        chosen = chosen or video_id(opened, None)
+        with _progress() as bar:
+            task = bar.add_task("rendering", total=expected_frames(opened, chosen, start, end))
+            frames = render_video(
+                opened, chosen, file, t0=start, t1=end, beside=beside or (), options=options,
+                tell=lambda n_frames: bar.advance(task, n_frames),
+            )  # fmt: skip
     out.print(f"{frames} frames written to {file}")
 
 

@@ -6,6 +6,7 @@ A misspelt name would otherwise make an empty file, or hide nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from flows.errors import UsageError
 from flows.store.base import Filter, Store
@@ -72,6 +73,24 @@ def check_tracks(store: Store, track_ids: Sequence[str], source: str | None = No
         more = "\n  ..." if len(some) == _CHOICES else ""
         where = f"source {source}" if source is not None else store.url
         raise UsageError(f"no track {missing[0]} in {where}; it has:{listed}{more}")
+
+
+def same_video(store: Store, video_id: str, source: str, said: str) -> dict[str, Any]:
+    """The row of `videos` by which another source knows a video, as one that was imported does.
+
+    Raises:
+        UsageError: it does not know it; the message begins as said and names those that do.
+    """
+    rows = store.query(
+        "select * from videos where content_hash = (select content_hash from videos where video_id = $id)"
+        " and video_id <> $id order by source_id",
+        {"id": video_id},
+    ).to_pylist()
+    for row in rows:
+        if row["source_id"] == source:
+            return dict(row)
+    has = f"{', '.join(row['source_id'] for row in rows)} have it" if rows else "no other source has it"
+    raise UsageError(f"{said} no source of this name has the same video; {has}")
 
 
 def check_filter(store: Store, where: Filter) -> None:

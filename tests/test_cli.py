@@ -286,3 +286,26 @@ def test_help_and_doctor(tmp_path):
     doctor = _sightflow("doctor", "--store", "store", cwd=tmp_path)
     assert "Traceback" not in doctor.stderr
     assert "Python" in doctor.stdout
+
+
+def test_imported_tracks_are_compared_with_ones_own(tmp_path):
+    _write_video(tmp_path / "v.mp4")
+    (tmp_path / "gt.txt").write_text("".join(f"{n},1,{5 + n},9,20,30,1,1,1\n" for n in range(1, 6)))
+    for source in ("ours", "theirs"):
+        command = ("import", "gt.txt", "--video", "v.mp4", "--source", source, "--store", "store")
+        _assert_error(_sightflow(*command, cwd=tmp_path), 0)
+    common = ("--video", "ours", "--store", "store")
+    done = _sightflow("evaluate", "--truth", "theirs", *common, "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["hota"] == pytest.approx(100)
+    done = _sightflow("evaluate", "--truth", "thiers", *common, cwd=tmp_path)
+    _assert_error(
+        done, 2, "--truth thiers: no such file, and no source of this name has the same video; theirs have it"
+    )
+    done = _sightflow("render", "both.mp4", "--beside", "theirs", *common, cwd=tmp_path)
+    _assert_error(done, 0)
+    assert "5 frames" in done.stdout
+    done = _sightflow("export", "a.csv", "--format", "csv", "--source", "thiers", "--store", "store", cwd=tmp_path)
+    _assert_error(done, 2, "no video of source 'thiers' in the store; it has ours, theirs")
+    assert not (tmp_path / "a.csv").exists()
+    done = _sightflow("render", "a.mp4", *common, "--track", "7", cwd=tmp_path)
+    _assert_error(done, 2, "--track 7: no track has this number in the video, they go from 1 to 1")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,7 @@ from flows.counters import Counters
 from flows.decode import probe, read_frames
 from flows.errors import UsageError, VideoError
 from flows.privacy import hide_classes
-from flows.render import RenderOptions, render_frames, render_video, track_span
+from flows.render import RenderOptions, expected_frames, render_frames, render_video, track_span
 from flows.schema import Video
 from flows.store.base import Store, Zone
 from tests.stores import make_event, make_events
@@ -280,3 +281,38 @@ def test_a_contact_sheet_shows_the_track(tmp_path: Path) -> None:
     assert colours[1] < 0.5 * colours[0]
     with pytest.raises(UsageError, match="no track nobody"):
         write_contact_sheet(store, "nobody", out)
+
+
+def test_another_source_is_shown_beside(tmp_path: Path) -> None:
+    video, store = _make(tmp_path)
+    pts = [frame.pts_ns for frame in read_frames(video)]
+    theirs = replace(video, source_id="theirs", start_time=START + timedelta(hours=1))
+    rows = [sighting(theirs, "other", i, (90, 20, 120, 60), pts_ns=pts[i], class_name="car") for i in range(30)]
+    make_store(tmp_path, theirs, rows, store)
+    both = list(render_frames(store, video.video_id, beside=["theirs"], options=PLAIN))
+    options = replace(PLAIN, clock=False)
+    alone = [list(render_frames(store, v.video_id, options=options)) for v in (video, theirs)]
+    assert [frame.image_rgb.shape for frame in both] == 30 * [(120, 320, 3)]
+    for place, one in enumerate(alone):
+        part = [frame.image_rgb[:, 160 * place : 160 * (place + 1)] for frame in both]
+        # But for the name of the source in the upper left corner.
+        assert all((a[40:] == b.image_rgb[40:]).all() for a, b in zip(part, one, strict=True))
+        assert (part[0][:10, :40] != one[0].image_rgb[:10, :40]).any()
+    out = tmp_path / "out.mp4"
+    heard: list[int] = []
+    assert render_video(store, video.video_id, out, beside=["theirs"], tell=heard.append) == 30 == sum(heard)
+    assert (probe(str(out)).width_px, probe(str(out)).height_px) == (320, 120)
+    assert expected_frames(store, video.video_id, None, None) == 30
+    assert expected_frames(store, video.video_id, START + timedelta(seconds=1), START + timedelta(hours=1)) == 5
+    with pytest.raises(UsageError, match=r"--beside thiers: no source of this name has the same video; theirs have it"):
+        render_video(store, video.video_id, out, beside=["thiers"])
+
+
+def test_what_one_source_found_is_hidden_on_the_picture_of_another(tmp_path: Path) -> None:
+    video, store = _make(tmp_path)
+    theirs = replace(video, source_id="theirs")
+    make_store(tmp_path, theirs, [sighting(theirs, "other", 0, (0, 0, 9, 9), class_name="car")], store)
+    hide_classes(store, ["person"], "test")
+    frame = list(render_frames(store, theirs.video_id, beside=[video.source_id], options=PLAIN))[10]
+    inside = frame.image_rgb[50:90, 65:85].reshape(-1, 3)
+    assert len(np.unique(inside, axis=0)) < 20
