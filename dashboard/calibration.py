@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from flows.locate import calibrations, locate
 from flows.store import Store
 
 COLUMNS = ("x_px", "y_px", "x_m", "y_m")
+FORMATS = {"px": "%.1f", "m": "%.3f"}
 LEAST_POINTS = 4
 
 
@@ -38,7 +40,7 @@ def editor(source_id: str) -> None:
         num_rows="dynamic",
         key=f"control-{source_id}",
         hide_index=True,
-        column_config={name: st.column_config.NumberColumn(name, required=True) for name in COLUMNS},
+        column_config=_titles(required=True),
     ).dropna()
     lens = st.toggle("Fit the lens as well", key="fit_lens", disabled=len(edited) < LENS_POINTS)
     if len(edited) < LEAST_POINTS:
@@ -52,6 +54,15 @@ def editor(source_id: str) -> None:
     _show(source_id, fitted, edited)
     if st.button("Save and compute events anew", key="save_calibration", type="primary", icon=":material/save:"):
         drawing.write(source_id, lambda store: _save(store, source_id, fitted))
+
+
+def _titles(**options: Any) -> dict[str, Any]:
+    """The columns of control points as tables show them."""
+    parts = {name: name.split("_") for name in COLUMNS}
+    return {
+        name: st.column_config.NumberColumn(f"{axis} ({unit})", format=FORMATS[unit], **options)
+        for name, (axis, unit) in parts.items()
+    }
 
 
 def _save(store: Store, source_id: str, fitted: Calibration) -> None:
@@ -80,7 +91,7 @@ def _show(source_id: str, fitted: Calibration, points: pd.DataFrame) -> None:
     boxes({"Error at the points": f"{fitted.rmse_m:.3f} m", "Points used": f"{used} of {len(points)}"})
     apart_px = np.hypot(*(to_pixels(fitted, fitted.points_m) - fitted.points_px).T)
     rows = points.assign(apart_px=apart_px, used=fitted.inliers)
-    named = {"apart_px": st.column_config.NumberColumn("Off by (px)", format="%.1f"), "used": "Used"}
+    named = {**_titles(), "apart_px": st.column_config.NumberColumn("Off by (px)", format="%.1f"), "used": "Used"}
     table(rows, "control-points", named)
     picture = stills.first_picture(source_id)
     if picture is None:

@@ -12,7 +12,7 @@ import pydeck as pdk
 from dashboard import clock, places
 from dashboard.data import rows
 from dashboard.parts import PALETTE
-from flows.georeference import Calibration, to_lonlat
+from flows.georeference import Calibration, ground_positions, to_lonlat
 
 Rgb = tuple[int, int, int]
 
@@ -20,6 +20,8 @@ STEPS = ("#30123b", "#4454c4", "#1ea1f2", "#24c3a4", "#7fbf4b", "#e0a020", "#e46
 """A scale from low to high that stays readable on white and on black; lightness alone would not."""
 DISCS = 1500
 """Discs of uncertainty, at most: more hide the paths."""
+METRES_PER_DEGREE = 111_320.0
+"""Along a meridian, and along the equator."""
 
 
 def rgb(colour: str) -> Rgb:
@@ -98,15 +100,33 @@ def uncertainty(paths: pd.DataFrame) -> list[dict[str, float]]:
 
 
 def zones(source_id: str, unit: str) -> list[dict[str, Any]]:
-    """Zones and lines of a source, on the ground."""
+    """Zones and lines of a source, on the ground; those drawn on the picture as far as they lie before the horizon."""
     shapes = places.shapes(source_id, "m")
     placed = calibration(source_id)
+    drawn = places.shapes(source_id, "px")
+    if placed is not None and not placed.flies and len(drawn):
+        xy_m, _ = ground_positions(placed, drawn[["x", "y"]].to_numpy(), 0.0)
+        beyond = drawn.loc[np.isnan(xy_m).any(axis=1), "name"]
+        drawn = drawn.assign(x=xy_m[:, 0], y=xy_m[:, 1])
+        shapes = pd.concat([shapes, drawn[~drawn["name"].isin(beyond)]], ignore_index=True)
     if unit == "lonlat" and placed is not None and len(shapes):
         shapes = in_degrees(shapes, placed)
     return [
         {"path": of_zone[["x", "y"]].to_numpy().tolist(), "label": name}
         for name, of_zone in shapes.groupby("name", sort=True)
     ]
+
+
+def scale_bar(paths: pd.DataFrame, unit: str) -> tuple[dict[str, Any], str]:
+    """A bar of a round length under the paths, and its length in words."""
+    low, high = paths[["x", "y"]].min(), paths[["x", "y"]].max()
+    per_x = 1.0 if unit == "m" else METRES_PER_DEGREE * float(np.cos(np.deg2rad(low["y"])))
+    longest_m = max(float((high - low).max()) * per_x / 4, 1e-3)
+    power = 10.0 ** np.floor(np.log10(longest_m))
+    length_m = float(power * max(step for step in (1, 2, 5) if step * power <= longest_m))
+    y = float(low["y"] - 0.06 * (high - low).max())
+    said = f"{length_m:g} m" if length_m < 1000 else f"{length_m / 1000:g} km"
+    return {"path": [[float(low["x"]), y], [float(low["x"]) + length_m / per_x, y]], "label": said}, said
 
 
 def view_of(paths: pd.DataFrame, unit: str, height_px: int) -> pdk.ViewState:

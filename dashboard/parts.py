@@ -122,21 +122,28 @@ def chart(drawing: Any, name: str, said: str, frame: pd.DataFrame | None = None,
         downloads(frame, name)
 
 
-def time_axis() -> alt.X:
+TIME_LABELS = (
+    "utcseconds(datum.value) ? utcFormat(datum.value, '%H:%M:%S') : utchours(datum.value) || utcminutes(datum.value)"
+    " ? utcFormat(datum.value, '%H:%M') : utcFormat(datum.value, '%b %d')"
+)
+"""As tables write times; Vega's own labels are of twelve hours."""
+
+
+def time_axis(**options: Any) -> alt.X:
     """The axis of `at`, a column made by `clock.local`."""
-    return alt.X("at:T", title=clock.titled("Time"), scale=alt.Scale(type="utc"))
+    axis = alt.Axis(labelExpr=TIME_LABELS, labelOverlap=True)
+    return alt.X("at:T", title=clock.titled("Time"), scale=alt.Scale(type="utc"), axis=axis, **options)
 
 
 def bars_over_time(frame: pd.DataFrame, bin_s: int, colour: alt.Color, title: str, name: str) -> None:
     """Stacked bars of column `n` at the times `at` (UTC), which are the begins of bins."""
     at = clock.local(frame["at"])
     drawn = frame.assign(at=at, until=at + pd.Timedelta(seconds=bin_s), shown=at.dt.strftime("%Y-%m-%d %H:%M:%S"))
-    x = alt.X("at:T", title=clock.titled("Time"), scale=alt.Scale(type="utc"), bin="binned")
     bars = (
         alt.Chart(drawn)
         .mark_bar(binSpacing=1)
         .encode(
-            x=x,
+            x=time_axis(bin="binned"),
             x2="until:T",
             y=alt.Y("n:Q", title=title, stack="zero", axis=alt.Axis(tickMinStep=1)),
             color=colour,
@@ -150,8 +157,10 @@ def bars_over_time(frame: pd.DataFrame, bin_s: int, colour: alt.Color, title: st
 def bars_per(frame: pd.DataFrame, column: str, value: str, title: str, colour: alt.Color, name: str) -> None:
     """Horizontal bars of a value per name, stacked by colour."""
     bars = alt.Chart(frame).mark_bar()
+    # Halves of what is counted are no places on an axis.
+    axis = alt.Axis(tickMinStep=1) if pd.api.types.is_integer_dtype(frame[value]) else alt.Axis()
     encoded = bars.encode(
-        x=alt.X(f"{value}:Q", title=title, stack="zero"),
+        x=alt.X(f"{value}:Q", title=title, stack="zero", axis=axis),
         y=alt.Y(f"{column}:N", title=None, sort="-x"),
         color=colour,
         tooltip=[f"{column}:N", str(colour.shorthand), alt.Tooltip(f"{value}:Q", title=title, format=",.4~g")],
@@ -193,6 +202,9 @@ def histogram(
     if marks:
         lines = alt.Chart(pd.DataFrame(marks, columns=["at", "label"]))
         layers.append(lines.mark_rule(strokeDash=[4, 4], strokeWidth=2, color="#888888").encode(x="at:Q"))
-        text = lines.mark_text(align="left", dx=4, y=8, color="#888888", fontWeight="bold")
+        # Towards the middle, where there is room.
+        is_right = max(at for at, _ in marks) > (edges[0] + edges[-1]) / 2
+        side = {"align": "right", "dx": -4} if is_right else {"align": "left", "dx": 4}
+        text = lines.mark_text(y=8, color="#888888", fontWeight="bold", **side)
         layers.append(text.encode(x="at:Q", text="label:N"))
     chart(alt.layer(*layers).properties(height=HEIGHT_PX), name, f"{count} by {title}", bins)

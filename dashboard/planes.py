@@ -15,7 +15,7 @@ from dashboard.parts import chart, coloured, nothing
 
 WIDTH_PX = 760
 UNITS = {"px": "Picture (px)", "m": "Ground (m)"}
-OUTLINE = "#D55E00"
+OUTLINE, LABEL = "#D55E00", "#A34700"
 
 
 def one_source(what: str) -> Selection | None:
@@ -117,8 +117,11 @@ class Plane:
             named = {"detail": "name:N", "order": "order:Q", "tooltip": ["name:N", "kind:N"]}
             layers.append(outline.encode(x=self.x, y=self.y, **named))
             labels = alt.Chart(self._shapes[self._shapes["order"] == 0])
-            text = labels.mark_text(align="left", dx=5, dy=-7, fontWeight="bold", color=OUTLINE)
-            layers.append(text.encode(x=self.x, y=self.y, text="name:N"))
+            placed = {"align": "left", "dx": 5, "dy": -9, "fontSize": 13, "fontWeight": "bold"}
+            # On a picture no one colour is readable everywhere: a white edge lies behind the letters.
+            for look in ({"stroke": "white", "strokeWidth": 4, "strokeJoin": "round"}, {}):
+                text = labels.mark_text(color=LABEL, **placed, **look)
+                layers.append(text.encode(x=self.x, y=self.y, text="name:N"))
         # Not fitted: legends and axes lie outside, and the picture keeps its shape.
         size = {"width": WIDTH_PX, "height": self._height, "autosize": alt.AutoSizeParams(type="pad")}
         return alt.layer(*layers, *more).properties(**size)

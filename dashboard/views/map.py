@@ -64,7 +64,7 @@ def draw(source_id: str, paths: pd.DataFrame, unit: str) -> None:
                 geography.uncertainty(paths),
                 get_position=["x", "y"],
                 get_radius="radius",
-                get_fill_color=[120, 120, 120, 50],
+                get_fill_color=[120, 120, 120, 25],
                 radius_units="meters" if unit == "lonlat" else "common",
             )
         )
@@ -80,6 +80,10 @@ def draw(source_id: str, paths: pd.DataFrame, unit: str) -> None:
             auto_highlight=True,
         )
     )
+    bar, length = geography.scale_bar(paths, unit)
+    # Grey is seen on white and on black.
+    of_bar = {"get_path": "path", "get_color": [128, 128, 128], "width_min_pixels": 4, "get_width": 0}
+    layers.append(pdk.Layer("PathLayer", [bar], pickable=True, **of_bar))
     deck = pdk.Deck(
         layers,
         initial_view_state=geography.view_of(paths, unit, HEIGHT_PX),
@@ -89,7 +93,7 @@ def draw(source_id: str, paths: pd.DataFrame, unit: str) -> None:
     )
     legend(entries)
     st.pydeck_chart(deck, height=HEIGHT_PX, key=f"map-{unit}")
-    shown = f"The longest {observed.MAX_PATHS} tracks at most, times in {clock.time_zone()}."
+    shown = f"The longest {observed.MAX_PATHS} tracks at most, times in {clock.time_zone()}. The bar is {length} long."
     st.caption(f"{shown} Grey discs: one standard deviation of the position." if uncertain else shown)
 
 

@@ -88,23 +88,21 @@ with right:
     bars_over_time(counts, bin_s, colour, f"Tracks begun per {duration(bin_s)}", "new-objects")
 
 busiest = queries.new_objects(chosen, 3600).groupby("at", as_index=False)["n"].sum().nlargest(5, "n")
-left, right = st.columns([2, 1], gap="large")
-with left:
-    table(
-        objects.assign(mean_s=objects["total_s"] / objects["tracks"]),
-        "objects-per-class",
-        {
-            "class_name": "Class",
-            "tracks": "Tracks",
-            "observations": "Observations",
-            "total_s": st.column_config.NumberColumn("Time in view, total (s)", format="%.1f"),
-            "mean_s": st.column_config.NumberColumn("Time in view, mean (s)", format="%.1f"),
-            "first_seen": clock.when("First seen"),
-            "last_seen": clock.when("Last seen"),
-        },
-    )
-with right:
-    table(busiest, "busiest-hours", {"at": clock.when("Busiest hours", "YYYY-MM-DD HH:mm"), "n": "Tracks begun"})
+table(
+    objects.assign(mean_s=objects["total_s"] / objects["tracks"]),
+    "objects-per-class",
+    {
+        "class_name": "Class",
+        "tracks": "Tracks",
+        "observations": "Observations",
+        "total_s": st.column_config.NumberColumn("Time in view, total (s)", format="%.1f"),
+        "mean_s": st.column_config.NumberColumn("Time in view, mean (s)", format="%.1f"),
+        "first_seen": clock.when("First seen"),
+        "last_seen": clock.when("Last seen"),
+    },
+)
+st.subheader("Busiest hours")
+table(busiest, "busiest-hours", {"at": clock.when("Hour from", "YYYY-MM-DD HH:mm"), "n": "Tracks begun"})
 st.subheader("Videos")
 table(
     queries.videos(chosen),

@@ -52,25 +52,21 @@ def show_speeds(crossings: pd.DataFrame) -> None:
     )
     known = known.assign(speed=known["speed_mean_m_s"] * SPEEDS[str(unit)])
     p85 = float(known["speed"].quantile(0.85, interpolation="higher"))
-    left, right = st.columns([3, 2], gap="large")
-    with left:
-        colour = coloured("class_name", "Class", queries.class_names())
-        marks = [(p85, f"p85 {p85:.1f} {unit}")]
-        histogram(known, "speed", colour, f"Speed ({unit})", "Crossings", "speeds", marks)
-    with right:
-        grouped = known.groupby(["place", "class_name"])["speed"]
-        summary = grouped.agg(
-            crossings="size",
-            mean="mean",
-            p85=lambda speed: speed.quantile(0.85, interpolation="higher"),
-            highest="max",
-        ).reset_index()
-        numbers = {
-            name: st.column_config.NumberColumn(f"{title} ({unit})", format="%.1f")
-            for name, title in {"mean": "Mean", "p85": "p85", "highest": "Highest"}.items()
-        }
-        table(summary, "speed", {"place": "Line", "class_name": "Class", "crossings": "Crossings", **numbers})
-        st.caption("85 of 100 are no faster than p85.")
+    colour = coloured("class_name", "Class", queries.class_names())
+    histogram(known, "speed", colour, f"Speed ({unit})", "Crossings", "speeds", [(p85, f"p85 {p85:.1f} {unit}")])
+    grouped = known.groupby(["place", "class_name"])["speed"]
+    summary = grouped.agg(
+        crossings="size",
+        mean="mean",
+        p85=lambda speed: speed.quantile(0.85, interpolation="higher"),
+        highest="max",
+    ).reset_index()
+    numbers = {
+        name: st.column_config.NumberColumn(f"{title} ({unit})", format="%.1f")
+        for name, title in {"mean": "Mean", "p85": "p85", "highest": "Highest"}.items()
+    }
+    table(summary, "speed", {"place": "Line", "class_name": "Class", "crossings": "Crossings", **numbers})
+    st.caption("85 of 100 are no faster than p85.")
 
 
 def show_trips(trips: pd.DataFrame) -> None:
@@ -85,7 +81,8 @@ def show_trips(trips: pd.DataFrame) -> None:
         y=alt.Y("origin:N", title="First zone"),
     )
     heat = cells.mark_rect().encode(
-        color=alt.Color("tracks:Q", title="Tracks", scale=alt.Scale(scheme="blues")),
+        # The numbers stand in the cells.
+        color=alt.Color("tracks:Q", legend=None, scale=alt.Scale(scheme="blues", domainMin=0)),
         tooltip=["origin:N", "destination:N", "tracks:Q"],
     )
     dark = alt.datum.tracks > summed["tracks"].max() / 2
