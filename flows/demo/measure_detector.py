@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from flows.config import DetectSettings
 from flows.demo.camera import Floats
 from flows.demo.scene import ObjectTruth, Scene
 from flows.demo.train_detector import IMAGE_SIZE_PX
@@ -59,6 +60,7 @@ def measure(
             boxes = model(  # type: ignore[operator]
                 np.ascontiguousarray(image[..., ::-1]),
                 conf=confidence,
+                iou=DetectSettings().nms_iou,
                 imgsz=image_size_px,
                 device="cpu",
                 verbose=False,

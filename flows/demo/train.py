@@ -74,12 +74,17 @@ def segmenter(
 def detector(
     out: Annotated[Path, typer.Option(help="Folder for checkpoint, log and pictures.")],
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
+    init: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
+    minutes: Annotated[float, typer.Option(help="Time to train for; the learning rate falls to its end in it.")] = 60.0,
+    scenes: Annotated[int, typer.Option(help="Scenes to render, those for validation included.")] = 600,
 ) -> None:
-    """Train the nano detector."""
-    from flows.demo.train_detector import train_detector
+    """Train the nano detector, and write it as the small file that `--init` and ultralytics take."""
+    from flows.demo.train_detector import export_weights, train_detector
 
-    train_detector(out=out, resume=resume, seed=seed)
+    last = train_detector(out, resume, seed, minutes, init, scenes, learning_rate)
+    export_weights(last, out / "nano_detector.pt")
 
 
 if __name__ == "__main__":

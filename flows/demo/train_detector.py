@@ -17,7 +17,7 @@ from flows.demo.scene import CLASS_NAMES, ObjectTruth, Scene
 log = logging.getLogger(__name__)
 
 ARCHITECTURE = Path(__file__).with_name("nano_detector.yaml")
-SCENES, VALIDATION_SCENES = 600, 8
+VALIDATION_SCENES = 8
 FRAMES_PER_SCENE = 8
 # Crops of a picture at the scale it is looked at later, 512 px of 640: large objects fit in, and nothing is padded.
 CROP_PX, TRAIN_SIZE_PX = 400, 320
@@ -28,7 +28,7 @@ MIN_VISIBILITY, MIN_LARGE_VISIBILITY, LARGE_SIDE_PX, MIN_SIDE_PX = 0.3, 0.1, 16.
 
 RECIPE: dict[str, Any] = {
     "task": "detect", "mode": "train", "device": "cpu", "workers": 0, "cache": "ram", "amp": False, "plots": False,
-    "val": False, "imgsz": TRAIN_SIZE_PX, "batch": 16, "nbs": 16, "epochs": 100, "optimizer": "AdamW", "lr0": 0.003,
+    "val": False, "imgsz": TRAIN_SIZE_PX, "batch": 16, "nbs": 16, "epochs": 100, "optimizer": "AdamW",
     "lrf": 0.02, "cos_lr": True, "weight_decay": 0.0005, "warmup_epochs": 0.5, "close_mosaic": 2, "mosaic": 0.5,
     "scale": 0.3, "translate": 0.1, "hsv_h": 0.03,
 }  # fmt: skip
@@ -40,7 +40,8 @@ def train_detector(
     seed: int = 0,
     minutes: float = 60.0,
     init: Path | None = None,
-    scenes: int = SCENES,
+    scenes: int = 600,
+    learning_rate: float = 0.003,
 ) -> Path:
     """Render the training pictures that are missing, and train.
 
@@ -51,6 +52,7 @@ def train_detector(
         minutes: time to train for; the learning rate falls to its end within it.
         init: weights to start from, instead of none.
         scenes: how many scenes to render.
+        learning_rate: where it starts to fall from.
 
     Returns:
         The trained checkpoint.
@@ -63,7 +65,7 @@ def train_detector(
         raise FileNotFoundError(f"nothing to resume: {last} does not exist")
     data = render_pictures(out / "pictures", scenes)
     settings = RECIPE | {
-        "model": str(init or ARCHITECTURE), "data": str(data), "time": minutes / 60, "seed": seed,
+        "model": str(init or ARCHITECTURE), "data": str(data), "time": minutes / 60, "lr0": learning_rate, "seed": seed,
         "project": str(out.resolve()), "name": "run", "exist_ok": True, "resume": str(last) if resume else False,
     }  # fmt: skip
     _trainer_class()(overrides=settings).train()
