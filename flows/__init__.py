@@ -59,6 +59,7 @@ What is made of the results:
 - `render`: annotated video
   - `annotated`: frames -> frames with the tracks of one source, or of several side by side
   - `overlay`: what is drawn on a frame
+  - `fonts`: a font that has every character of a text
   - `counters`: what zones and lines have counted at a time
   - `mp4`: frames and sound -> file
 - `contact_sheet`: a track on one picture

@@ -97,7 +97,7 @@ class _Layer:
         self._overlay = Overlay(video.width_px, video.height_px, outlines, options.trail_s)
         self._counters = Counters(store, video) if options.counters and outlines else None
         self._counts = options.counters
-        self._clock = _Clock(store, video) if options.clock else None
+        self._clock = Clock(store, video) if options.clock else None
         # Trails of the first frame begin before it.
         since = video.time_at(start_ns) - timedelta(seconds=options.trail_s) if start_ns else None
         until = video.time_at(end_ns) if end_ns is not None else None
@@ -178,7 +178,7 @@ def _points_px(zone: Zone, calibration: Calibration | None) -> np.ndarray | None
     return points_px if points_px is not None and np.isfinite(points_px).all() else None
 
 
-class _Clock:
+class Clock:
     """World time in the source's zone, or video time where the video's start is not known."""
 
     def __init__(self, store: Store, video: Video) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from flows.annotated import Clock
 from flows.decode import read_frames
 from flows.errors import UsageError
 from flows.known import check_classes, check_tracks
@@ -24,7 +25,7 @@ _FONT_PX = 14
 _AROUND = 0.35
 """What of its size is shown around the object: enough to see where it is."""
 _PLATE_RGB = (20, 20, 20)
-_COLUMNS = ("video_id", "pts_ns", "ts", "track_id", "class_name", "state", "x1_px", "y1_px", "x2_px", "y2_px")
+_COLUMNS = ("video_id", "pts_ns", "track_id", "class_name", "state", "x1_px", "y1_px", "x2_px", "y2_px")
 
 
 def write_contact_sheet(
@@ -80,9 +81,10 @@ def _cell(store: Store, row: dict[str, Any], blur: tuple[str, ...]) -> ImageArra
     number = short_ids(store, video.video_id)[row["track_id"]]
     cell = _fitted(image_rgb, row, colour_of(number))
     state = "" if row["state"] == State.DETECTED else f"  {row['state']}"
-    said = f"{number} {row['class_name']}  {row['ts']:%H:%M:%S}{state}"
-    label = label_image(said, _FONT_PX, _PLATE_RGB)[:_CELL_PX, :_CELL_PX]
-    cell[-label.shape[0] :, : label.shape[1]] = label
+    said = label_image(f"{number} {row['class_name']}{state}", _FONT_PX, _PLATE_RGB)[:_CELL_PX, :_CELL_PX]
+    cell[-said.shape[0] :, : said.shape[1]] = said
+    when = label_image(Clock(store, video).text(frame.pts_ns), _FONT_PX, _PLATE_RGB)[:_CELL_PX, :_CELL_PX]
+    cell[: when.shape[0], : when.shape[1]] = when
     return cell
 
 

@@ -17,8 +17,9 @@ from types import MappingProxyType
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from flows.fonts import font_for
 from flows.schema import NS, ImageArray, Mask, State
 
 Rgb = tuple[int, int, int]
@@ -238,7 +239,7 @@ def _overlap(a: _Place, b: _Place) -> bool:
 @lru_cache(maxsize=4096)
 def label_image(text: str, font_px: int, ground: Rgb) -> ImageArray:
     """Text on a plate of one colour, (height, width, 3) uint8; black or white, whichever stands out more."""
-    font = ImageFont.load_default(font_px)
+    font = font_for(text, font_px)
     left, _, right, _ = font.getbbox(text)
     pad = max(2, font_px // 5)
     # As high for every text, so that plates line up: 1.25 of the size holds ascenders and descenders.

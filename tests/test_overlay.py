@@ -136,3 +136,12 @@ def test_lines_and_letters_grow_with_the_picture() -> None:
     ]
     assert heights[0] < 180 / 8
     assert 2160 / 60 < heights[1] < 2160 / 20
+
+
+def test_names_in_other_alphabets_are_written() -> None:
+    letters = "кжΩéü"
+    drawn = {label_image(letter, 24, (0, 0, 0)).tobytes() for letter in letters}
+    assert len(drawn) == len(letters)  # those no font has look all the same
+    nobodys = [label_image(text, 24, (0, 0, 0)) for text in ("\U000f0000", "\U000f0001")]
+    assert (nobodys[0] == nobodys[1]).all()
+    assert nobodys[0].tobytes() not in drawn

@@ -267,12 +267,19 @@ def test_counters_count_visits_and_crossings_up_to_the_moment(tmp_path: Path) ->
 
 
 def test_a_contact_sheet_shows_the_track(tmp_path: Path) -> None:
-    _, store = _make(tmp_path)
+    video, store = _make(tmp_path)
     (track,) = store.query("select track_id from tracks")["track_id"].to_pylist()
     out = tmp_path / "sheet.png"
     assert write_contact_sheet(store, track, out, n_crops=6) == 6
     shown = cv2.imread(str(out))
     assert shown.shape == (480, 960, 3)
+    # Every crop has its time, in the zone of the source.
+    times = [shown[240 * y : 240 * y + 18, 240 * x : 240 * x + 200] for x, y in ((0, 0), (1, 0), (1, 1))]
+    assert all((time[1, :100] == 20).all() for time in times)
+    assert (times[0] != times[1]).any()
+    store.write_time_zone(video.source_id, "Asia/Tokyo")
+    write_contact_sheet(store, track, tmp_path / "tokyo.png", n_crops=6)
+    assert (cv2.imread(str(tmp_path / "tokyo.png"))[:18, :200] != times[0]).any()
     hide_classes(store, ["person"], "test")
     assert write_contact_sheet(store, track, tmp_path / "hidden.png", n_crops=6) == 6
     # In the middle of the first crop: of the noise of the picture only flat cells are left.
