@@ -54,6 +54,8 @@ def export(
             task = bar.add_task("exporting", total=tracklet_rows(opened, where))
             rows = write(opened, format_name, file, where, lambda n_rows: bar.advance(task, n_rows))
     out.print(f"{rows} rows written to {file}")
+    if not rows:
+        err.print("[yellow]nothing fits[/]: these filters leave no observation of a track")
 
 
 def import_file(

@@ -94,13 +94,20 @@ def same_video(store: Store, video_id: str, source: str, said: str) -> dict[str,
 
 
 def check_filter(store: Store, where: Filter) -> None:
-    """Refuse a filter that names what the store does not have, or a time that ends before it begins.
+    """Refuse a filter that names what the store does not have, or what nothing can be in: a time that ends
+    before it begins, a video of another source.
 
     Raises:
         UsageError: naming what there is.
     """
     if where.source_id is not None:
         must_know(store, where.source_id)
+    if where.video_id is not None:
+        found = store.query("select source_id from videos where video_id = $id", {"id": where.video_id})["source_id"]
+        if not len(found):
+            raise UsageError(f"no video {where.video_id} in {store.url}")
+        if where.source_id not in (None, found[0].as_py()):
+            raise UsageError(f"the video is of source {found[0]}, not of {where.source_id}: nothing is of both")
     if where.t0 is not None and where.t1 is not None and where.t0 >= where.t1:
         raise UsageError(f"--t1 {where.t1} is not after --t0 {where.t0}: nothing lies between")
     check_classes(store, where.class_names, "--class")

@@ -141,7 +141,7 @@ def test_mot_of_several_videos_names_them(tmp_path: Path) -> None:
     make_store(tmp_path / "store", second, [sighting(second, "c", 0, (0, 0, 5, 5))], store)
     out = tmp_path / "out.txt"
     with pytest.raises(
-        UsageError, match=r"(?s)one video a file; choose one of 2:.*/videos/gate\.mp4.*/videos/yard\.mp4"
+        UsageError, match=r"(?s)one video a file; choose one of 2 with --video:.*/videos/gate\.mp4.*/videos/yard\.mp4"
     ):
         export(store, "mot", out, Filter())
     assert not out.exists()
@@ -511,6 +511,7 @@ def test_a_filter_that_matches_nothing_writes_a_valid_file(tmp_path: Path, name:
         (Filter(class_names=("person", "giraffe")), "--class giraffe: the store has no such class, only forklift, per"),
         (Filter(track_ids=("nobody",)), r"no track nobody in .*store; it has:\n  \S+  forklift\n  \S+  person$"),
         (Filter("gate", track_ids=("nobody",)), "no track nobody in source gate; it has"),
+        (Filter(video_id="nothing"), "no video nothing in"),
         (Filter(t0=START, t1=START), "--t1 2026-.* is not after --t0 2026"),
     ],
 )
@@ -519,6 +520,14 @@ def test_a_filter_of_what_is_not_there_names_what_is(tmp_path: Path, where: Filt
     with pytest.raises(UsageError, match=f"(?s){message}"):
         export(_make(tmp_path / "store"), "csv", out, where)
     assert not out.exists()
+
+
+def test_a_video_of_another_source_is_refused(tmp_path: Path) -> None:
+    store = _make(tmp_path / "store")
+    other = _make_video(source_id="yard", content_hash="1")
+    make_store(tmp_path, other, [sighting(other, "c", 0, (0, 0, 5, 5))], store)
+    with pytest.raises(UsageError, match="the video is of source yard, not of gate"):
+        export(store, "csv", tmp_path / "out", Filter("gate", other.video_id))
 
 
 def test_an_unknown_format_names_the_known(tmp_path: Path) -> None:

@@ -63,8 +63,11 @@ class Selection:
         videos = self.videos()
         if len(videos) == 1:
             return videos[0]
-        names = "".join(f"\n  {video['video_id']}  {video['uri']}" for video in videos[:20]) or " none"
-        raise UsageError(f"this format holds one video a file; choose one of {len(videos)}:{names}")
+        names = (
+            "".join(f"\n  {video['video_id']}  {video['source_id']}  {video['uri']}" for video in videos[:20])
+            or " none"
+        )
+        raise UsageError(f"this format holds one video a file; choose one of {len(videos)} with --video:{names}")
 
     def videos(self) -> list[dict[str, Any]]:
         """The rows of `videos` that source and video of the filter leave, by address."""
