@@ -45,8 +45,9 @@ def in_degrees(paths: pd.DataFrame, placed: Calibration) -> pd.DataFrame:
 def with_speed(paths: pd.DataFrame) -> pd.DataFrame:
     """The same with `speed_m_s`, over about a second: from point to point, noise would be speed."""
     track = paths.groupby("track_id", sort=False)
-    step_s = max(float(track["s"].diff().median() or 0.0), 1e-3)
-    ahead = max(1, round(1.0 / step_s))
+    step_s = float(track["s"].diff().median())
+    # Of tracks seen once there is no step.
+    ahead = max(1, round(1.0 / max(step_s, 1e-3))) if np.isfinite(step_s) else 1
     way = np.hypot(*(track[axis].diff(ahead) for axis in ("x", "y")))
     speed = pd.Series(way / track["s"].diff(ahead), index=paths.index)
     return paths.assign(speed_m_s=speed.groupby(paths["track_id"]).bfill().fillna(0.0))
@@ -119,20 +120,26 @@ def zones(source_id: str, unit: str) -> list[dict[str, Any]]:
 
 def scale_bar(paths: pd.DataFrame, unit: str) -> tuple[dict[str, Any], str]:
     """A bar of a round length under the paths, and its length in words."""
-    low, high = paths[["x", "y"]].min(), paths[["x", "y"]].max()
+    low, extent = paths[["x", "y"]].min(), _extent(paths, unit)
     per_x = 1.0 if unit == "m" else METRES_PER_DEGREE * float(np.cos(np.deg2rad(low["y"])))
-    longest_m = max(float((high - low).max()) * per_x / 4, 1e-3)
+    longest_m = extent * per_x / 4
     power = 10.0 ** np.floor(np.log10(longest_m))
     length_m = float(power * max(step for step in (1, 2, 5) if step * power <= longest_m))
-    y = float(low["y"] - 0.06 * (high - low).max())
+    y = float(low["y"]) - 0.06 * extent
     said = f"{length_m:g} m" if length_m < 1000 else f"{length_m / 1000:g} km"
     return {"path": [[float(low["x"]), y], [float(low["x"]) + length_m / per_x, y]], "label": said}, said
+
+
+def _extent(paths: pd.DataFrame, unit: str) -> float:
+    """The longer side of what the paths fill, a metre or so at least: who stands fills nothing."""
+    extent = paths[["x", "y"]].max() - paths[["x", "y"]].min()
+    return max(float(extent.max()), 1.0 if unit == "m" else 1e-5)
 
 
 def view_of(paths: pd.DataFrame, unit: str, height_px: int) -> pdk.ViewState:
     """What shows all paths."""
     low, high = paths[["x", "y"]].min(), paths[["x", "y"]].max()
-    middle, extent = (low + high) / 2, max(float((high - low).max()), 1e-9)
+    middle, extent = (low + high) / 2, _extent(paths, unit)
     if unit == "lonlat":
         # A tile of 512 px is the world at zoom 0.
         zoom = np.log2(360 / extent * height_px / 512) - 0.5

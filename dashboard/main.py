@@ -6,6 +6,7 @@ import streamlit as st
 
 from dashboard.data import explained, filled_store
 from dashboard.filters import filter_bar
+from dashboard.login import require_login
 
 # Drawn here: Streamlit fetches the icon of a `:material/…:` name from another host.
 ICON = (
@@ -33,6 +34,7 @@ page = st.navigation(
 # Streamlit's captions are too faint to be read by all (WCAG 2.1, 1.4.3).
 CAPTIONS = "[data-testid=stCaptionContainer], [data-testid=stCaptionContainer] *"
 st.html(f"<style>{CAPTIONS} {{ color: inherit !important; opacity: 1 !important; }}</style>")
+require_login()
 with explained():
     filled_store()
     filter_bar()

@@ -78,6 +78,8 @@ table(
     },
 )
 
+st.caption("How far to trust this: `sightflow audit SOURCE` cuts tracks apart, joins them again and counts mistakes.")
+
 calibrations = places.calibrations(chosen)
 if len(calibrations):
     st.subheader("Calibration")

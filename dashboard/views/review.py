@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 
 import altair as alt
@@ -137,6 +138,15 @@ def show_pieces(links: pd.DataFrame) -> None:
     )
 
 
+def asked_s() -> float:
+    """The time in the URL at which a track is to be shown, in seconds since 1970; 0 where there is none."""
+    try:
+        asked = float(st.query_params.get("at", ""))
+    except ValueError:
+        return 0.0
+    return asked if math.isfinite(asked) else 0.0
+
+
 def show_track(track: pd.Series) -> None:
     """One track: its clip, how it is known, and what it was stitched from."""
     source_id, track_id = str(track["source_id"]), str(track["track_id"])
@@ -155,9 +165,7 @@ def show_track(track: pd.Series) -> None:
         {"Inferred": "Bridged or interpolated observations"},
     )
     start = seen["ts"].iloc[0].to_pydatetime()
-    asked = st.query_params.get("at", "")
-    after_s = float(asked) - start.timestamp() if asked.replace(".", "", 1).isdigit() else 0.0
-    at = start + timedelta(seconds=min(max(after_s, 0.0), float(track["duration_s"])))
+    at = start + timedelta(seconds=min(max(asked_s() - start.timestamp(), 0.0), float(track["duration_s"])))
     left, right = st.columns([3, 2], gap="large")
     with left:
         show_clip(video_at(links, at), at)

@@ -100,6 +100,31 @@ def test_pages_that_write_are_drawn_and_shut_nobody_out(tmp_path):
         assert seen.requests == []
 
 
+SECRETS = """[auth]
+redirect_uri = "http://localhost/oauth2callback"
+cookie_secret = "of the test"
+client_id = "dashboard"
+client_secret = "of the test"
+server_metadata_url = "http://localhost/.well-known/openid-configuration"
+"""
+
+
+@pytest.mark.slow
+def test_where_a_login_is_configured_nothing_is_shown_before_it(tmp_path, monkeypatch):
+    url = str(tmp_path / "store")
+    _filled(url)
+    (tmp_path / ".streamlit").mkdir()
+    (tmp_path / ".streamlit/secrets.toml").write_text(SECRETS)
+    # Streamlit looks for its secrets where it is started.
+    monkeypatch.chdir(tmp_path)
+    with served(url) as address, browser() as opened, visited(opened, f"{address}/review?source=gate") as seen:
+        assert seen.page.locator("h1").inner_text() == "Sightflow"
+        assert seen.page.get_by_role("button", name="Log in").is_visible()
+        assert "gate" not in seen.page.locator("body").inner_text()
+        assert not seen.page.locator("[data-testid=stDataFrame]").count()
+        assert not _serious(seen)
+
+
 UNREADABLE = {
     "away": ("The store cannot be read", "sightflow dashboard"),
     "without a store": ("The store cannot be read", "sightflow run"),

@@ -1,12 +1,9 @@
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import psycopg
 import pytest
-from streamlit.testing.v1 import AppTest
 
 import dashboard
 from dashboard import measures
@@ -16,9 +13,7 @@ from dashboard.filters import Selection
 from flows.schema import Chunk
 from flows.store import open_store
 from tests.dashboard.filled import ERROR, fill, make_source_video
-
-MAIN = str(Path(dashboard.__file__).parent / "main.py")
-PAGES = ("overview", "traffic", "occupancy", "utilisation", "map", "review", "zones", "quality")
+from tests.dashboard.pages import PAGES, metrics_of, open_page, vehicle
 
 
 @pytest.fixture(scope="module")
@@ -35,46 +30,24 @@ def _fresh_caches():
     forget()
 
 
-def _open(monkeypatch: pytest.MonkeyPatch, store_url: str, page: str = "overview", **query: Any) -> AppTest:
-    monkeypatch.setenv(dashboard.STORE_VARIABLE, store_url)
-    app = AppTest.from_file(MAIN, default_timeout=30)
-    for name, value in query.items():
-        app.query_params[name] = value
-    app.run()
-    if page != "overview":
-        app.switch_page(f"views/{page}.py").run()
-    assert not app.exception, app.exception
-    return app
-
-
-def _vehicle(url: str) -> str:
-    with open_store(url) as store:
-        found = store.query("select track_id from tracks where source_id = 'gate' and class_name = 'vehicle'")
-    return str(found["track_id"][0].as_py())
-
-
-def _metrics(app: AppTest) -> dict[str, str]:
-    return {metric.label: metric.value for metric in app.metric}
-
-
 def test_every_page_shows_either_store(monkeypatch, store_url):
     with open_store(store_url) as store:
         fill(store)
         store.reject("lost.mp4", "gate", "lost.mp4: not a video")
     for page in PAGES:
-        app = _open(monkeypatch, store_url, page, source="gate")
+        app = open_page(monkeypatch, store_url, page, source="gate")
         assert not app.error
         assert app.metric or app.dataframe or app.caption
         # An hour in which nothing was seen.
         app.slider(key="time").set_range(*[app.slider(key="time").value[1]] * 2).run()
         assert not app.exception
         assert not app.error
-    app = _open(monkeypatch, store_url, "quality")
+    app = open_page(monkeypatch, store_url, "quality")
     assert "lost.mp4: not a video" in app.dataframe[-1].value["error"].tolist()
 
 
 def test_overview_counts_what_was_processed(monkeypatch, filled_folder):
-    metrics = _metrics(_open(monkeypatch, filled_folder))
+    metrics = metrics_of(open_page(monkeypatch, filled_folder))
     assert metrics == {
         "Video processed": "40 s",
         "Objects tracked": "8",
@@ -84,7 +57,7 @@ def test_overview_counts_what_was_processed(monkeypatch, filled_folder):
 
 
 def test_overview_compares_with_the_period_before(monkeypatch, filled_folder):
-    app = _open(monkeypatch, filled_folder, source="gate")
+    app = open_page(monkeypatch, filled_folder, source="gate")
     low, high = app.slider(key="time").value
     middle = low + (high - low) / 2
     app.slider(key="time").set_range(middle.replace(microsecond=0), high).run()
@@ -98,34 +71,34 @@ def test_a_running_job_shows_how_far_it_is(monkeypatch, tmp_path):
         chunk = Chunk(make_source_video("gate"), 2, 40 * 10**9, 60 * 10**9, 0, "settings")
         store.plan([chunk])
         store.begin(chunk, 3)
-    app = _open(monkeypatch, str(tmp_path / "store"), source="gate")
+    app = open_page(monkeypatch, str(tmp_path / "store"), source="gate")
     assert "2 of 3 chunks have ended, 1 are running" in app.get("progress")[0].proto.text
 
 
 def test_the_url_is_the_filter(monkeypatch, filled_folder):
-    app = _open(monkeypatch, filled_folder, source="gate", **{"class": "vehicle"})
-    assert _metrics(app)["Objects tracked"] == "1"
+    app = open_page(monkeypatch, filled_folder, source="gate", **{"class": "vehicle"})
+    assert metrics_of(app)["Objects tracked"] == "1"
     assert app.selectbox(key="source").value == "gate"
     app.multiselect(key="class").set_value(["person", "vehicle"]).run()
-    assert _metrics(app)["Objects tracked"] == "4"
+    assert metrics_of(app)["Objects tracked"] == "4"
     app.switch_page("views/quality.py").run()
     assert app.selectbox(key="source").value == "gate"
 
 
 def test_a_zone_filters_tracks_and_events(monkeypatch, filled_folder):
-    app = _open(monkeypatch, filled_folder, source="gate", zone="kerb")
-    assert _metrics(app)["Objects tracked"] == "2"
+    app = open_page(monkeypatch, filled_folder, source="gate", zone="kerb")
+    assert metrics_of(app)["Objects tracked"] == "2"
     app.switch_page("views/occupancy.py").run()
-    assert "Visits" not in _metrics(app)
+    assert "Visits" not in metrics_of(app)
     app.multiselect(key="zone").set_value(["entrance"]).run()
-    assert _metrics(app)["Visits"] == "2"
+    assert metrics_of(app)["Visits"] == "2"
 
 
 def test_the_time_range_filters(monkeypatch, filled_folder):
-    app = _open(monkeypatch, filled_folder, source="gate")
+    app = open_page(monkeypatch, filled_folder, source="gate")
     low, high = app.slider(key="time").value
     app.slider(key="time").set_range(high.replace(second=19), high).run()
-    assert _metrics(app)["Objects tracked"] == "1"
+    assert metrics_of(app)["Objects tracked"] == "1"
     assert low < high
 
 
@@ -133,7 +106,7 @@ def test_times_are_those_of_the_site(monkeypatch, store_url):
     with open_store(store_url) as store:
         fill(store)
         store.write_time_zone("gate", "Asia/Tokyo")
-    app = _open(monkeypatch, store_url, source="gate")
+    app = open_page(monkeypatch, store_url, source="gate")
     assert app.selectbox(key="tz").value == "Asia/Tokyo"
     assert app.slider(key="time").value[0].hour == 17
     app.selectbox(key="source").set_value("yard").run()
@@ -142,18 +115,18 @@ def test_times_are_those_of_the_site(monkeypatch, store_url):
 
 def test_times_are_those_of_the_chosen_zone(monkeypatch, filled_folder):
     monkeypatch.setattr("dashboard.clock.of_viewer", lambda: "Asia/Tokyo")
-    app = _open(monkeypatch, filled_folder, source="gate")
+    app = open_page(monkeypatch, filled_folder, source="gate")
     utc, _ = app.slider(key="time").value
     app.selectbox(key="tz").set_value("Asia/Tokyo").run()
     assert not app.exception
     local, high = app.slider(key="time").value
     assert (local - utc).total_seconds() == 9 * 3600
     app.slider(key="time").set_range(high.replace(second=19), high).run()
-    assert _metrics(app)["Objects tracked"] == "1"
+    assert metrics_of(app)["Objects tracked"] == "1"
 
 
 def test_nothing_selected_says_so(monkeypatch, filled_folder):
-    app = _open(monkeypatch, filled_folder, "review", source="gate")
+    app = open_page(monkeypatch, filled_folder, "review", source="gate")
     low, _ = app.slider(key="time").value
     app.multiselect(key="class").set_value(["vehicle"]).run()
     app.slider(key="time").set_range(low, low).run()
@@ -161,8 +134,8 @@ def test_nothing_selected_says_so(monkeypatch, filled_folder):
 
 
 def test_traffic_counts_by_line_and_knows_speeds(monkeypatch, filled_folder):
-    app = _open(monkeypatch, filled_folder, "traffic", source="gate")
-    metrics = _metrics(app)
+    app = open_page(monkeypatch, filled_folder, "traffic", source="gate")
+    metrics = metrics_of(app)
     assert metrics["Crossings"] == "2"
     assert (metrics["Forward"], metrics["Backward"]) == ("1", "1")
     lines = app.dataframe[0].value
@@ -171,8 +144,8 @@ def test_traffic_counts_by_line_and_knows_speeds(monkeypatch, filled_folder):
 
 
 def test_occupancy_knows_dwell(monkeypatch, filled_folder):
-    app = _open(monkeypatch, filled_folder, "occupancy", source="gate")
-    assert _metrics(app)["Visits"] == "2"
+    app = open_page(monkeypatch, filled_folder, "occupancy", source="gate")
+    assert metrics_of(app)["Visits"] == "2"
     dwell = app.dataframe[0].value
     assert dwell["place"].tolist() == ["entrance"]
     assert dwell["visits"].tolist() == [2]
@@ -198,7 +171,7 @@ def test_a_basemap_is_drawn_only_where_it_is_configured(monkeypatch, tmp_path, s
         store.write_calibration("gate", json.dumps(placed))
     if style is not None:
         monkeypatch.setenv(dashboard.BASEMAP_VARIABLE, style)
-    app = _open(monkeypatch, url, "map", source="gate")
+    app = open_page(monkeypatch, url, "map", source="gate")
     app.session_state["unit"] = "lonlat"
     app.run()
     (chart,) = app.get("deck_gl_json_chart")
@@ -211,8 +184,8 @@ def test_a_basemap_is_drawn_only_where_it_is_configured(monkeypatch, tmp_path, s
 
 
 def test_utilisation_adds_up(monkeypatch, filled_folder):
-    app = _open(monkeypatch, filled_folder, "utilisation", source="gate", **{"class": "vehicle"})
-    metrics = _metrics(app)
+    app = open_page(monkeypatch, filled_folder, "utilisation", source="gate", **{"class": "vehicle"})
+    metrics = metrics_of(app)
     assert metrics["Machines"] == "1"
     assert metrics["Present"] == "16 s"
     machine = app.dataframe[0].value.iloc[0]
@@ -221,9 +194,9 @@ def test_utilisation_adds_up(monkeypatch, filled_folder):
 
 
 def test_one_track_in_detail(monkeypatch, filled_folder):
-    track_id = _vehicle(filled_folder)
-    app = _open(monkeypatch, filled_folder, "review", track=track_id)
-    metrics = _metrics(app)
+    track_id = vehicle(filled_folder)
+    app = open_page(monkeypatch, filled_folder, "review", track=track_id)
+    metrics = metrics_of(app)
     assert metrics["Class"] == "vehicle"
     assert metrics["Duration"] == "16.00 s"
     assert metrics["Inferred"] == "9 %"
@@ -236,7 +209,7 @@ def test_a_wrong_track_leaves_and_comes_back(monkeypatch, store_url):
     with open_store(store_url) as store:
         fill(store)
     monkeypatch.setenv(dashboard.EDIT_VARIABLE, "1")
-    app = _open(monkeypatch, store_url, "review", source="gate", track=_vehicle(store_url))
+    app = open_page(monkeypatch, store_url, "review", source="gate", track=vehicle(store_url))
     app.button(key="mark_wrong").click().run()
     assert not app.exception
     assert "3 tracks" in [caption.value for caption in app.caption]
@@ -249,7 +222,7 @@ def test_a_drawn_line_is_saved_and_counted(monkeypatch, tmp_path):
     with open_store(url) as store:
         fill(store)
     monkeypatch.setenv(dashboard.EDIT_VARIABLE, "1")
-    app = _open(monkeypatch, url, "zones", source="gate")
+    app = open_page(monkeypatch, url, "zones", source="gate")
     points = app.session_state["points-gate"]
     drawn = pd.DataFrame({"name": "exit", "kind": "line", "unit": "px", "x": [500.0, 500.0], "y": [100.0, 360.0]})
     app.session_state["points-gate"] = pd.concat([points, drawn], ignore_index=True)
@@ -268,8 +241,8 @@ def test_a_calibration_from_points_is_saved_and_its_effect_shown(monkeypatch, tm
         fill(store)
         before = json.loads(str(store.calibration("gate")))
     monkeypatch.setenv(dashboard.EDIT_VARIABLE, "1")
-    app = _open(monkeypatch, url, "zones", source="gate", edit="Calibration")
-    assert _metrics(app)["Points used"] == "4 of 4"
+    app = open_page(monkeypatch, url, "zones", source="gate", edit="Calibration")
+    assert metrics_of(app)["Points used"] == "4 of 4"
     points = app.session_state["points-of-gate"]
     # Twice as far apart: twice as fast.
     app.session_state["points-of-gate"] = points.assign(x_m=2 * points["x_m"], y_m=2 * points["y_m"])
@@ -288,7 +261,7 @@ def test_too_few_points_are_no_calibration(monkeypatch, tmp_path):
     with open_store(url) as store:
         fill(store)
     monkeypatch.setenv(dashboard.EDIT_VARIABLE, "1")
-    app = _open(monkeypatch, url, "zones", source="yard", edit="Calibration")
+    app = open_page(monkeypatch, url, "zones", source="yard", edit="Calibration")
     assert "4 are needed" in app.info[0].value
     assert not [button for button in app.button if button.key == "save_calibration"]
 
@@ -304,7 +277,7 @@ def test_what_is_no_zone_is_not_saved():
 
 
 def test_quality_shows_why_a_chunk_failed(monkeypatch, filled_folder):
-    app = _open(monkeypatch, filled_folder, "quality")
+    app = open_page(monkeypatch, filled_folder, "quality")
     ledger = app.dataframe[-1].value
     assert ledger["state"].tolist() == ["failed", "failed", "done", "done"]
     assert ledger["error"].iloc[0] == ERROR
@@ -315,13 +288,13 @@ def test_quality_shows_why_a_chunk_failed(monkeypatch, filled_folder):
 def test_an_empty_store_says_what_to_do(monkeypatch, tmp_path, page):
     with open_store(str(tmp_path / "store")):
         pass
-    app = _open(monkeypatch, str(tmp_path / "store"), page)
+    app = open_page(monkeypatch, str(tmp_path / "store"), page)
     assert app.title[0].value == "Nothing here yet"
     assert "sightflow run" in app.code[0].value
 
 
 def test_a_missing_folder_is_explained_and_not_made(monkeypatch, tmp_path):
-    app = _open(monkeypatch, str(tmp_path / "nowhere"))
+    app = open_page(monkeypatch, str(tmp_path / "nowhere"))
     assert app.title[0].value == "The store cannot be read"
     assert "nowhere" in app.error[0].value
     assert not (tmp_path / "nowhere").exists()
@@ -329,19 +302,19 @@ def test_a_missing_folder_is_explained_and_not_made(monkeypatch, tmp_path):
 
 def test_a_folder_of_other_things_is_explained(monkeypatch, tmp_path):
     (tmp_path / "letter.txt").write_text("Dear")
-    app = _open(monkeypatch, str(tmp_path))
+    app = open_page(monkeypatch, str(tmp_path))
     assert "holds no store yet" in app.error[0].value
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
 def test_an_empty_folder_stays_empty(monkeypatch, tmp_path):
-    app = _open(monkeypatch, str(tmp_path))
+    app = open_page(monkeypatch, str(tmp_path))
     assert "holds no store yet" in app.error[0].value
     assert not list(tmp_path.iterdir())
 
 
 def test_a_database_without_tables_gets_none(monkeypatch, postgis_database):
-    app = _open(monkeypatch, postgis_database)
+    app = open_page(monkeypatch, postgis_database)
     assert "holds no store yet" in app.error[0].value
     with psycopg.connect(postgis_database) as connection:
         assert connection.execute("select to_regnamespace('sightflow')").fetchone() == (None,)
@@ -349,12 +322,12 @@ def test_a_database_without_tables_gets_none(monkeypatch, postgis_database):
 
 def test_another_version_is_explained(monkeypatch, tmp_path):
     (tmp_path / "schema_version").write_text("99\n")
-    app = _open(monkeypatch, str(tmp_path))
+    app = open_page(monkeypatch, str(tmp_path))
     assert app.title[0].value == "This store was written by another version"
     assert "99" in app.error[0].value
 
 
 def test_an_unreachable_database_is_explained_without_its_password(monkeypatch):
-    app = _open(monkeypatch, "postgresql://me:secret@127.0.0.1:1/none")
+    app = open_page(monkeypatch, "postgresql://me:secret@127.0.0.1:1/none")
     assert app.title[0].value == "The store cannot be read"
     assert "secret" not in app.error[0].value
