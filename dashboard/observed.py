@@ -103,16 +103,14 @@ def _observed(pieces: pd.DataFrame, columns: Sequence[str], where: str = "1 = 1"
 def _at_times(pieces: pd.DataFrame) -> tuple[str, dict[str, Any]]:
     """A condition on the sources and times of observations `o` that all of these tracklets meet, and its parameters.
 
-    Written out span by span: planners know how many rows lie in each, and take the index.
+    Written out span by span, each with its source: planners know how many rows lie in each, and read those alone from
+    the index.
     """
     conditions, parameters = list[str](), dict[str, Any]()
-    for source_number, (source_id, spans) in enumerate(_united(pieces).groupby("source_id")):
-        parameters[f"source_{source_number}"] = source_id
-        of_source = list[str]()
-        for number, span in enumerate(spans.itertuples(), len(parameters)):
-            parameters |= {f"from_{number}": span.t0.to_pydatetime(), f"until_{number}": span.t1.to_pydatetime()}
-            of_source.append(f"o.ts between $from_{number} and $until_{number}")
-        conditions.append(f"(o.source_id = $source_{source_number} and ({' or '.join(of_source)}))")
+    for number, span in enumerate(_united(pieces).itertuples()):
+        source, first, last = (f"{name}_{number}" for name in ("source", "first", "last"))
+        parameters |= {source: span.source_id, first: span.t0.to_pydatetime(), last: span.t1.to_pydatetime()}
+        conditions.append(f"(o.source_id = ${source} and o.ts between ${first} and ${last})")
     return f"({' or '.join(conditions) or '1 = 0'})", parameters
 
 
