@@ -35,6 +35,9 @@ _LUCAS_KANADE: dict[str, Any] = {
     "maxLevel": 3,  # follows displacements up to about 60 px
     "criteria": (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.03),
 }
+# A pixel of the coarsest level, and how far from a point it is looked at: half a window and the displacement there.
+_COARSEST = 8
+_REACH_PX = 128
 
 
 class Flow:
@@ -70,9 +73,11 @@ class Grey(NamedTuple):
     def of(cls, image_rgb: ImageArray) -> Grey:
         """Of a frame, (height, width, 3) uint8."""
         scale = min(1.0, _LONG_SIDE_PX / max(image_rgb.shape[:2]))
+        # Grey first: shrinking is what takes the time, and has a third to do then.
+        grey = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY)
         if scale < 1:
-            image_rgb = cv2.resize(image_rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        return cls(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY), scale)
+            grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        return cls(grey, scale)
 
 
 def moved(before: Grey, after: Grey, boxes_xyxy: FloatArray) -> FloatArray:
@@ -82,9 +87,11 @@ def moved(before: Grey, after: Grey, boxes_xyxy: FloatArray) -> FloatArray:
     if alive.size == 0:
         return there
     points = _grid(np.asarray(boxes_xyxy, dtype=np.float32)[alive] * before.scale)
+    first, second, corner = _around(before.pixels, after.pixels, points)
+    points -= corner
     flat = points.reshape(-1, 1, 2)
-    ahead, found, _ = cv2.calcOpticalFlowPyrLK(before.pixels, after.pixels, flat, None, **_LUCAS_KANADE)
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(after.pixels, before.pixels, ahead, None, **_LUCAS_KANADE)
+    ahead, found, _ = cv2.calcOpticalFlowPyrLK(first, second, flat, None, **_LUCAS_KANADE)
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(second, first, ahead, None, **_LUCAS_KANADE)
     held = (np.linalg.norm(back - flat, axis=2) <= _LOST_PX) & (found > 0) & (found_back > 0)
     held, ahead = held.reshape(len(alive), -1), ahead.reshape(points.shape)
     for row, start, end, keep in zip(alive, points, ahead, held, strict=True):
@@ -95,6 +102,16 @@ def moved(before: Grey, after: Grey, boxes_xyxy: FloatArray) -> FloatArray:
             half *= _growth(start[keep], end[keep])
             there[row] = np.concatenate([centre - half, centre + half])
     return there
+
+
+def _around(before: ImageArray, after: ImageArray, points: FloatArray) -> tuple[ImageArray, ImageArray, FloatArray]:
+    """The part of two frames that points (N, P, 2) can be followed in, and its upper left corner, (2,) pixels."""
+    size_px = np.array(before.shape[::-1])
+    # Steps of the coarsest level of the pyramids: those of a part are parts of those of the frames.
+    low = np.clip((points.min(axis=(0, 1)) - _REACH_PX) // _COARSEST * _COARSEST, 0, size_px - 1).astype(int)
+    high = np.clip(points.max(axis=(0, 1)) + _REACH_PX, low + 1, size_px).astype(int)
+    part = slice(low[1], high[1]), slice(low[0], high[0])
+    return before[part], after[part], low.astype(np.float32)
 
 
 def _growth(start: FloatArray, end: FloatArray) -> float:

@@ -68,6 +68,14 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class _Prepared:
+    """A frame as SAM 2 takes it, (3, size, size), and as flow sees it where the weights start from boxes."""
+
+    pixels: torch.Tensor
+    grey: Grey | None
+
+
+@dataclass(frozen=True)
 class _Seen:
     """An encoded frame, and as flow sees it where the weights start from boxes."""
 
@@ -106,7 +114,7 @@ class VideoSegmenter:
         self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=half)
         self._memories: dict[int, Memory] = {}
         self._encoded: deque[_Seen] = deque(maxlen=1 + settings.max_back_frames)
-        self._prepared: deque[tuple[weakref.ref[ImageArray], torch.Tensor]] = deque()
+        self._prepared: deque[tuple[weakref.ref[ImageArray], _Prepared]] = deque()
         self._index = -1
         self.counters = {"segmented_frames": 0, "prompts": 0, "rejected_masks": 0, "back_frames": 0}
 
@@ -126,14 +134,12 @@ class VideoSegmenter:
         self._index += 1
         for memory in self._memories.values():
             memory.free(self._horizon, self._index)
-        grey = Grey.of(image_rgb) if self.starts_from_boxes else None
+        prepared = self._take_prepared(image_rgb)
         if self._encoded:
-            _carry_boxes(self._encoded[-1].grey, grey, self._memories)
+            _carry_boxes(self._encoded[-1].grey, prepared.grey, self._memories)
         with self._autocast:
-            ((_, features),) = self._batches.run(
-                [self._take_prepared(image_rgb)], lambda images: self._model.encode(images[0])
-            )
-        self._encoded.append(_Seen(self._index, features, grey))
+            ((_, features),) = self._batches.run([prepared.pixels], lambda images: self._model.encode(images[0]))
+        self._encoded.append(_Seen(self._index, features, prepared.grey))
         self.counters["segmented_frames"] += 1
         return self._propagate(self._encoded[-1], self._memories)
 
@@ -210,15 +216,18 @@ class VideoSegmenter:
         """The same frames, each prepared before it is handed on: run by a thread, `push` finds the work done."""
         for frame in frames:
             # A frame that is never pushed must not be kept alive for it.
-            self._prepared.append((weakref.ref(frame.image_rgb), self.prepare(frame.image_rgb)))
+            self._prepared.append((weakref.ref(frame.image_rgb), self._prepare(frame.image_rgb)))
             yield frame
 
-    def _take_prepared(self, image_rgb: ImageArray) -> torch.Tensor:
+    def _prepare(self, image_rgb: ImageArray) -> _Prepared:
+        return _Prepared(self.prepare(image_rgb), Grey.of(image_rgb) if self.starts_from_boxes else None)
+
+    def _take_prepared(self, image_rgb: ImageArray) -> _Prepared:
         while self._prepared:
             image, prepared = self._prepared.popleft()
             if image() is image_rgb:
                 return prepared
-        return self.prepare(image_rgb)
+        return self._prepare(image_rgb)
 
     def _reads(self, memory: Memory, index: int, *, reverse: bool = False) -> Reads:
         return self._model.reads(memory, index, self._max_conditioning, reverse=reverse)
