@@ -19,11 +19,14 @@ class Batches:
     Args:
         size: Items a call at first.
         too_large: What to say when not even one item fits.
+        filled: Whether steps are shown a power of two of items, the last one again and again: a step that is
+            compiled for each number of items is compiled for few. What it makes of the others is to be left alone.
     """
 
-    def __init__(self, size: int, too_large: str) -> None:
+    def __init__(self, size: int, too_large: str, *, filled: bool = False) -> None:
         self._size = size
         self._too_large = too_large
+        self._filled = filled
 
     def run(
         self, items: Sequence[_Item], step: Callable[[Sequence[_Item]], _Out]
@@ -37,7 +40,7 @@ class Batches:
         while start < len(items):
             part = items[start : start + self._size]
             try:
-                out = step(part)
+                out = step(self._fill(part))
             except torch.OutOfMemoryError as error:
                 if len(part) == 1:
                     raise OutOfMemoryError(self._too_large) from error
@@ -48,3 +51,7 @@ class Batches:
                 continue
             # Only now: as long as the error was at hand, its frames held the tensors of the step.
             torch.cuda.empty_cache()
+
+    def _fill(self, part: Sequence[_Item]) -> Sequence[_Item]:
+        whole = min(self._size, 1 << (len(part) - 1).bit_length()) if self._filled else len(part)
+        return [*part, *[part[-1]] * (whole - len(part))]

@@ -87,6 +87,9 @@ class SegmentSettings(_Step):
     those of plain SAM 2 bit for bit."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the segmenter: `auto` is bf16 on a GPU that has it and fp32 elsewhere."""
+    compile: bool = False
+    """Compile the segmenter's steps with `torch.compile`: minutes at the start of every worker, for few numbers of
+    objects, up to which batches are filled. For GPUs and long archives; what it gains there is not measured yet."""
 
 
 class TrackSettings(_Step):
@@ -291,13 +294,13 @@ class Settings(BaseSettings):
     def result_hash(self) -> str:
         """Hash of what changes results; part of every chunk's id.
 
-        Batches, worker counts, the store's address and what never touches video (stitching, georeferencing, events) are
-        left out.
+        Batches, compilation, worker counts, the store's address and what never touches video (stitching,
+        georeferencing, events) are left out.
         """
         changing = {
             "plan": self.plan.model_dump(),
             "detect": self.detect.model_dump(exclude={"batch"}),
-            "segment": self.segment.model_dump(exclude={"batch"}),
+            "segment": self.segment.model_dump(exclude={"batch", "compile"}),
             "track": self.track.model_dump(),
             "store": self.store.model_dump(include={"observe_hz", "masks"}),
         }

@@ -7,6 +7,8 @@ Modules come built from the configuration, so each is given its class afterwards
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from sam2.modeling.memory_attention import MemoryAttentionLayer
@@ -33,6 +35,21 @@ def fold_values(model: SAM2Base) -> None:
     for attention in (layer.cross_attn_image for layer in model.memory_attention.layers):
         if attention.num_heads == 1 and not isinstance(attention, _FoldedAttention):
             _FoldedAttention.fold(attention)
+
+
+def compile_steps(model: SAM2Base, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Compile what a frame goes through, in place, as the package's `SAM2VideoPredictorVOS` does.
+
+    Without its CUDA graphs, which write every result over the one before: memory is made of results.
+
+    Args:
+        model: With loaded weights.
+        backend: Of `torch.compile`.
+    """
+    # How many memories an object reads varies from frame to frame, all else with the number of objects alone.
+    parts = (model.image_encoder, model.memory_encoder, model.sam_prompt_encoder, model.sam_mask_decoder)
+    for part, dynamic in [*((part, False) for part in parts), (model.memory_attention, True)]:
+        part.forward = torch.compile(part.forward, backend=backend, dynamic=dynamic)
 
 
 class _SharedSelfAttention(MemoryAttentionLayer):

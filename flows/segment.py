@@ -21,7 +21,7 @@ import torch
 
 from flows.batches import Batches
 from flows.config import SegmentSettings
-from flows.lighter import fold_values
+from flows.lighter import compile_steps, fold_values
 from flows.masks import SoftMask, soft_mask
 from flows.memory import Entry, Features, Memory, Reads, Sight, StreamingPredictor, box_logits, box_points
 from flows.models import build_segmenter, resolve
@@ -107,6 +107,7 @@ class VideoSegmenter:
             min(settings.batch, _WIDE_BATCH) if wide_on_cpu else settings.batch,
             f"the segmenter does not fit the memory of {self._device} even for one object; "
             "use a smaller model or --segmenter-size, or give the actor more of the GPU",
+            filled=settings.compile,
         )
         half = settings.precision == "bf16" or (
             settings.precision == "auto" and self._device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -369,4 +370,6 @@ def load_segmenter(settings: SegmentSettings, device: str) -> StreamingPredictor
     model: Any = build_segmenter(resolved, settings.image_size, device, target="flows.memory.StreamingPredictor")
     if device == "cpu" and settings.batch > 1 and model.image_size <= _FOLD_SIZE_PX and model.hidden_dim >= _WIDE:
         fold_values(model)
+    if settings.compile:
+        compile_steps(model)
     return model

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flows.config import SegmentSettings
 from flows.errors import OutOfMemoryError
-from flows.lighter import fold_values
+from flows.lighter import compile_steps, fold_values
 from flows.memory import StreamingPredictor, box_logits
 from flows.models import PREDICTOR
 from flows.schema import Frame
@@ -223,7 +223,7 @@ GROWTH = """
 import numpy as np
 import psutil
 from flows.config import SegmentSettings
-from flows.lighter import fold_values
+from flows.lighter import compile_steps, fold_values
 from flows.segment import VideoSegmenter
 from tests.plain import OURS, make_frames, make_model
 
@@ -343,3 +343,31 @@ def test_a_box_as_a_mask_is_cut_where_its_edges_cut_cells():
     expected = torch.full((8, 8), -10.0)
     expected[2, 1:3], expected[2, 3] = 10.0, 0.0
     torch.testing.assert_close(logits, expected)
+
+
+def test_compiled_steps_give_the_same_for_any_number_of_objects_up_to_a_power_of_two():
+    """Compiled, but by no compiler: what is traced is run as it is."""
+    graphs = []
+
+    def count(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    plain, compiled = make_model(OURS, seed=1), make_model(OURS, seed=1)
+    compile_steps(compiled, backend=count)
+    ours, filled = _segmenter(plain), _segmenter(compiled, compile=True)
+    boxes = {i: _box(np.random.default_rng(i)) for i in range(4)}
+    seen = []
+    for index, frame in enumerate(make_frames(6)):
+        found = [segmenter.push(frame) for segmenter in (ours, filled)]
+        if index == 0:
+            found = [segmenter.prompt(boxes) for segmenter in (ours, filled)]
+        if index == 4:
+            for segmenter in (ours, filled):
+                segmenter.drop([3])
+        assert found[0].keys() == found[1].keys()
+        for i in found[0]:
+            np.testing.assert_allclose(found[0][i].pointer, found[1][i].pointer, atol=1e-3)
+        seen.append(len(graphs))
+    assert seen[0] > 0
+    assert seen[5] == seen[4], "three objects were compiled for, beside four"
