@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from dashboard.data import reading, rows
 from dashboard.filters import Selection, one_of
+from dashboard.queries import T0_S, T1_S
 from flows.config import GeoreferenceSettings
 from flows.events.paths import COLUMNS as PLACING
 from flows.locate import POSITION, locate_stored
@@ -42,7 +43,7 @@ def paths(selection: Selection, unit: str) -> pd.DataFrame:
     Returns:
         track_id, class_name, s (seconds since 1970), x, y, sigma_m, by track and time.
     """
-    where, parameters = selection.where("extract(epoch from t0)", "extract(epoch from t1)", zones="of tracks")
+    where, parameters = selection.where(T0_S, T1_S, zones="of tracks")
     longest = f"select track_id from tracks where {where} order by n_observations desc limit {MAX_PATHS}"
     pieces = rows(f"{_PIECES} and k.source_id = $source_id and k.track_id in ({longest})", parameters)
     if selection.t0 is not None and selection.t1 is not None:

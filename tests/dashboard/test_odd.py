@@ -8,7 +8,7 @@ from dashboard.data import forget
 from flows.events import recompute_events
 from flows.schema import OBSERVATIONS, TRACKLETS, Chunk, ChunkResult, Video
 from flows.store import Zone, open_store
-from tests.dashboard.filled import fill, make_source_video
+from tests.dashboard.filled import make_source_video
 from tests.dashboard.pages import PAGES, metrics_of, open_page, vehicle
 from tests.tracked import make_store, sighting
 
@@ -16,15 +16,6 @@ from tests.tracked import make_store, sighting
 @pytest.fixture(autouse=True)
 def _fresh_caches():
     forget()
-
-
-@pytest.fixture(scope="module")
-def filled_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A filled store, only read here."""
-    folder = str(tmp_path_factory.mktemp("store"))
-    with open_store(folder) as store:
-        fill(store)
-    return folder
 
 
 @pytest.mark.parametrize("at", ["nan", "1e999", "9" * 400, "-5", "1.2.3", "²", "soon"])

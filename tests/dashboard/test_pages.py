@@ -16,15 +16,6 @@ from tests.dashboard.filled import ERROR, fill, make_source_video
 from tests.dashboard.pages import PAGES, metrics_of, open_page, vehicle
 
 
-@pytest.fixture(scope="module")
-def filled_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A filled store, only read here."""
-    folder = str(tmp_path_factory.mktemp("store"))
-    with open_store(folder) as store:
-        fill(store)
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def _fresh_caches():
     forget()
