@@ -38,19 +38,21 @@ def segmenter(
     ] = None,
     hold_back: Annotated[list[str] | None, typer.Option(help="Masklet files (stem) kept for validation.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
-    init: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Weights to go on from: refines them.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     workers: Annotated[int, typer.Option(help="Processes that make clips.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda; the default takes a GPU where there is one.")] = "",
-    max_minutes: Annotated[float, typer.Option(help="Stop (resumably) after this time.")] = float("inf"),
+    max_minutes: Annotated[
+        float, typer.Option(help="Stop (resumably) after this time, the learning rate at its end.")
+    ] = float("inf"),
 ) -> None:
     """Train the nano segmenter through its curriculum; under torchrun, every process makes a batch of its own."""
     import torch
     import torch.distributed as dist
 
     from flows.demo.clips import ClipMaker
-    from flows.demo.train_segmenter import Trainer
+    from flows.demo.train_segmenter import CURRICULUM, REFINEMENT, Trainer
 
     if "RANK" in os.environ:
         dist.init_process_group("gloo")
@@ -59,6 +61,7 @@ def segmenter(
     trainer = Trainer(
         out_dir=out,
         maker=maker,
+        curriculum=REFINEMENT if init else CURRICULUM,
         seed=seed,
         learning_rate=learning_rate,
         workers=workers,

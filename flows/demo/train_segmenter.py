@@ -72,6 +72,20 @@ CURRICULUM = (
     * 70,
 )
 
+# What trained weights go on with. Every frame starts from a box, so what a single frame makes of a box decides, and
+# such steps cost a tenth of those through memory; memory is rehearsed so that it keeps up with the changing features.
+REFINEMENT = (
+    *(
+        Phase(5, 512, 1, 1, 8, 0.4, 0.5),
+        Phase(2, 256, 1, 4, 8, 0.4, 0.5),
+        Phase(1, 256, 4, 2, 5, 0.4, 0.5, 0.4),
+        Phase(4, 512, 1, 1, 8, 0.4, 0.5),
+        Phase(2, 256, 1, 4, 8, 0.4, 0.5),
+        Phase(1, 512, 2, 1, 5, 0.4, 0.5, 0.4),
+    )
+    * 500,
+)
+
 
 class StepDataset(Dataset[Batch]):
     """The batch of every training step, a function of seed, step and rank alone."""
@@ -104,7 +118,8 @@ class Trainer:
         out_dir: Checkpoint, `log.jsonl` and pictures go here.
         curriculum: Phases, run one after the other.
         seed: Of data and initial weights.
-        learning_rate: Peak, after warm-up; falls to 2 % by a cosine over all phases.
+        learning_rate: Peak, after warm-up; falls to 2 % by a cosine over all phases, or over the time given to `run`
+            where that ends first.
         workers: Processes that make clips.
         device: Where to train.
     """
@@ -129,6 +144,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=0.02)
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.step = 0
+        self._time_share = 0.0
         self._rank: int = dist.get_rank() if dist.is_initialized() else 0
         self._ranks: int = dist.get_world_size() if dist.is_initialized() else 1
         self.out_dir.mkdir(parents=True, exist_ok=True)
@@ -170,6 +186,7 @@ class Trainer:
         started = last_log = time.monotonic()
         sums: dict[str, list[float]] = {}
         for batch in self._batches():
+            self._time_share = (time.monotonic() - started) / max_seconds
             figures = self.train_step(batch.to(torch.device(self.device)))
             for key, value in figures.items():
                 sums.setdefault(key, []).append(value)
@@ -243,7 +260,7 @@ class Trainer:
 
     def _schedule(self) -> float:
         warm = min(1.0, (self.step + 1) / self.warm_up_steps)
-        progress = min(1.0, self.step / max(self.total_steps, 1))
+        progress = min(1.0, max(self.step / max(self.total_steps, 1), self._time_share))
         return float(warm * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress))))
 
     def _update_average(self) -> None:
