@@ -31,6 +31,7 @@ The flow itself:
   - `target`: one object of a chunk and the tracklet it leaves
 - `process`: a chunk through detection and tracking
   - `ahead`: things made in a thread before they are asked for
+  - `threads`: how many threads torch takes
 - `stitch`: tracklets -> tracks, across chunk borders and gaps
   - `finished`: the ledger -> which chunks a source's tracks are made of, and which are missing
   - `audit`: stored tracklets -> how far their stitching can be trusted, without labels

@@ -19,6 +19,7 @@ from flows.config import DetectSettings
 from flows.errors import ModelError, UnknownClassError
 from flows.models import resolve
 from flows.schema import DETECTIONS, Frame, ImageArray
+from flows.threads import torch_threads
 
 
 class Detector:
@@ -75,16 +76,18 @@ class Detector:
         return [found for _, part in self._batches.run(images_rgb, self._infer) for found in part]
 
     def _infer(self, images_rgb: Sequence[ImageArray]) -> list[sv.Detections]:
-        results = self._model.predict(
-            # ultralytics takes arrays as OpenCV does: BGR.
-            [np.ascontiguousarray(image[..., ::-1]) for image in images_rgb],
-            conf=self._settings.min_conf,
-            iou=self._settings.nms_iou,
-            classes=self._class_ids,
-            device=self._device,
-            verbose=False,
-            **({"imgsz": self._image_size} if self._image_size else {}),
-        )
+        # At its first prediction ultralytics lets torch take all cores but one, whatever this process was given.
+        with torch_threads():
+            results = self._model.predict(
+                # ultralytics takes arrays as OpenCV does: BGR.
+                [np.ascontiguousarray(image[..., ::-1]) for image in images_rgb],
+                conf=self._settings.min_conf,
+                iou=self._settings.nms_iou,
+                classes=self._class_ids,
+                device=self._device,
+                verbose=False,
+                **({"imgsz": self._image_size} if self._image_size else {}),
+            )
         return [sv.Detections.from_ultralytics(result) for result in results]
 
 
