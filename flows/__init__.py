@@ -13,6 +13,7 @@ The flow itself:
 - `decode`: video -> chunk plan, frames with presentation timestamps
 - `detect`: frames -> detections on keyframes (ultralytics YOLO)
 - `segment`: frames + box prompts -> masks (SAM 2, streaming, bounded, batched)
+  - `prepare`: frames -> what SAM 2 and optical flow see of them, ahead of time
   - `memory`: what SAM 2 remembers of each object, read by many in one batch
   - `lighter`: SAM 2's modules without work they repeat
   - `masks`: logits -> masks at full size

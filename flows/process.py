@@ -26,6 +26,7 @@ from flows.detect import Detector, detect_frames, from_table
 from flows.errors import SightflowError
 from flows.schema import DETECTIONS, Chunk, ChunkResult, Frame
 from flows.segment import VideoSegmenter, load_segmenter
+from flows.threads import torch_threads
 from flows.track import ChunkTracker
 
 _log = logging.getLogger(__name__)
@@ -158,9 +159,10 @@ class TrackChunk:
         tracker = ChunkTracker(chunk, segmenter, self._settings, every, self._redetect)
         reader = self._read(chunk.video, chunk.seen_from_ns, chunk.seen_until_ns, threads=self._threads)
         decoded = _Timed(reader)
-        frames = _Timed(ahead(segmenter.preparing(ahead(decoded, _AHEAD)), _AHEAD))
+        frames = _Timed(ahead(segmenter.frames.ahead(ahead(decoded, _AHEAD)), _AHEAD))
         started = time.monotonic()
-        result = tracker.run(_reporting(frames, on_frame), from_table(detected.detections))
+        with torch_threads(segmenter.threads):
+            result = tracker.run(_reporting(frames, on_frame), from_table(detected.detections))
         segmented_s = time.monotonic() - started - frames.seconds
         counted = {
             **result.counters,

@@ -8,14 +8,13 @@ Images and Videos", and `sam2/modeling/sam2_base.py`. What is equal to what, and
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby, pairwise
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
@@ -26,10 +25,9 @@ from flows.masks import SoftMask, soft_mask
 from flows.memory import Entry, Features, Memory, Reads, Sight, StreamingPredictor, box_logits, box_points
 from flows.models import build_segmenter, resolve
 from flows.optical import Grey, moved
-from flows.schema import FloatArray, Frame, ImageArray, Mask
+from flows.prepare import Preparer
+from flows.schema import FloatArray, ImageArray, Mask
 
-_MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
-_STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
 # SAM 2 normalises pointer ages by min(frames, 16) - 1; in a stream the number of frames is unknown and large.
 _ENDLESS = 1 << 30
 # A mask over (nearly) the whole frame is what SAM 2 returns for an object it has lost, never an object.
@@ -40,6 +38,9 @@ _WIDE = 256
 _WIDE_BATCH = 3
 # Folding values takes 15 % off as long as an object's attention matrix fits: 2 MB at 256 px, 30 MB at 512.
 _FOLD_SIZE_PX = 256
+# A frame of a narrow model is too little work to share, up to here: cores that split its every product mostly wait for
+# each other. One that encodes ahead beside one that carries five objects gives half as many frames again.
+_ALONE_SIZE_PX = 256
 # SAM 2 holds the logits a correction starts from to this range, "to avoid rare numerical issues".
 _LOGIT_RANGE = 32.0
 
@@ -68,14 +69,6 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """A frame as SAM 2 takes it, (3, size, size), and as flow sees it where the weights start from boxes."""
-
-    pixels: torch.Tensor
-    grey: Grey | None
-
-
-@dataclass(frozen=True)
 class _Seen:
     """An encoded frame, and as flow sees it where the weights start from boxes."""
 
@@ -94,6 +87,10 @@ class VideoSegmenter:
         model: A `StreamingPredictor` in eval mode.
         settings: `max_cond_frames`, `max_back_frames`, `batch` and `precision` are used here.
         height_px, width_px: Size of the frames and of all boxes and masks.
+
+    Attributes:
+        frames: Prepares frames; run `frames.ahead` in a thread, and `push` finds the work done.
+        threads: How many torch should use in a thread that runs the segmenter; None: as many as it takes.
     """
 
     def __init__(self, model: StreamingPredictor, settings: SegmentSettings, height_px: int, width_px: int) -> None:
@@ -112,10 +109,15 @@ class VideoSegmenter:
         half = settings.precision == "bf16" or (
             settings.precision == "auto" and self._device.type == "cuda" and torch.cuda.is_bf16_supported()
         )
-        self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=half)
+        # Made anew each time: one remembers what it replaced, and frames may be encoded by another thread.
+        self._autocast = partial(torch.autocast, self._device.type, torch.bfloat16, enabled=half)
+        alone = self._device.type == "cpu" and model.hidden_dim < _WIDE and model.image_size <= _ALONE_SIZE_PX
+        self.threads = 1 if alone else None
+        # Not where frames are left out, and not where steps are compiled: torch compiles in one thread at a time.
+        encode_ahead = alone and settings.segment_every == 1 and not settings.compile
+        self.frames = Preparer(model, self._batches, self._autocast, encode_ahead=encode_ahead)
         self._memories: dict[int, Memory] = {}
         self._encoded: deque[_Seen] = deque(maxlen=1 + settings.max_back_frames)
-        self._prepared: deque[tuple[weakref.ref[ImageArray], _Prepared]] = deque()
         self._index = -1
         self.counters = {"segmented_frames": 0, "prompts": 0, "rejected_masks": 0, "back_frames": 0}
 
@@ -135,12 +137,10 @@ class VideoSegmenter:
         self._index += 1
         for memory in self._memories.values():
             memory.free(self._horizon, self._index)
-        prepared = self._take_prepared(image_rgb)
+        features, grey = self.frames.take(image_rgb)
         if self._encoded:
-            _carry_boxes(self._encoded[-1].grey, prepared.grey, self._memories)
-        with self._autocast:
-            ((_, features),) = self._batches.run([prepared.pixels], lambda images: self._model.encode(images[0]))
-        self._encoded.append(_Seen(self._index, features, prepared.grey))
+            _carry_boxes(self._encoded[-1].grey, grey, self._memories)
+        self._encoded.append(_Seen(self._index, features, grey))
         self.counters["segmented_frames"] += 1
         return self._propagate(self._encoded[-1], self._memories)
 
@@ -206,30 +206,6 @@ class VideoSegmenter:
             self.counters["back_frames"] += 1
             yield self._propagate(seen, memories, reverse=True)
 
-    def prepare(self, image_rgb: ImageArray) -> torch.Tensor:
-        """What SAM 2 sees of a frame: (3, size, size) float32 on its device, normalised as it was trained."""
-        size = self._model.image_size
-        # Area averaging when shrinking: what a small object looks like must not depend on which pixels were hit.
-        resized = cv2.resize(image_rgb, (size, size), interpolation=cv2.INTER_AREA)
-        return ((torch.from_numpy(resized).permute(2, 0, 1).float() / 255 - _MEAN) / _STD).to(self._device)
-
-    def preparing(self, frames: Iterable[Frame]) -> Iterator[Frame]:
-        """The same frames, each prepared before it is handed on: run by a thread, `push` finds the work done."""
-        for frame in frames:
-            # A frame that is never pushed must not be kept alive for it.
-            self._prepared.append((weakref.ref(frame.image_rgb), self._prepare(frame.image_rgb)))
-            yield frame
-
-    def _prepare(self, image_rgb: ImageArray) -> _Prepared:
-        return _Prepared(self.prepare(image_rgb), Grey.of(image_rgb) if self.starts_from_boxes else None)
-
-    def _take_prepared(self, image_rgb: ImageArray) -> _Prepared:
-        while self._prepared:
-            image, prepared = self._prepared.popleft()
-            if image() is image_rgb:
-                return prepared
-        return self._prepare(image_rgb)
-
     def _reads(self, memory: Memory, index: int, *, reverse: bool = False) -> Reads:
         return self._model.reads(memory, index, self._max_conditioning, reverse=reverse)
 
@@ -265,7 +241,7 @@ class VideoSegmenter:
             read = [r for i in part if (r := reads[i]) is not None]
             boxes = self._scaled([boxes_xyxy[i] for i in part]) if boxes_xyxy else None
             shown = [memories[i].logits for i in part] if from_mask else []
-            with self._autocast:
+            with self._autocast():
                 return self._model.track_step(
                     frame_idx=seen.index,
                     is_init_cond_frame=not read,
@@ -297,7 +273,7 @@ class VideoSegmenter:
                 groups.setdefault((id(entry.sight.frame), entry.sight.from_points), []).append((entry.sight, entry))
 
         def step(part: Sequence[tuple[Sight, Entry]]) -> torch.Tensor:
-            with self._autocast:
+            with self._autocast():
                 return self._model.remember([sight for sight, _ in part])
 
         for group in groups.values():

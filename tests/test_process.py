@@ -1,8 +1,10 @@
 """One chunk through the real steps: real decoding, the nano detector, the nano segmenter."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from flows.config import Settings
 from flows.decode import plan_chunks, probe
@@ -10,6 +12,7 @@ from flows.demo.scene import Scene
 from flows.demo.writer import VIDEO_NAME, write_scene
 from flows.process import DetectChunk, TrackChunk
 from flows.schema import Mask, State
+from flows.threads import torch_threads
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,17 @@ def test_a_chunk_gives_observations_with_masks(video):
 def test_the_same_chunk_gives_the_same_result(video):
     first, second = (_process(video, _make_settings()) for _ in range(2))
     assert first.observations.equals(second.observations)
+
+
+def test_threads_are_those_given_but_for_a_narrow_segmenter_while_it_tracks(video):
+    settings = _make_settings()
+    (chunk,) = plan_chunks(probe(str(video)), settings.plan, "hash")
+    given, taken = (os.cpu_count() or 1) + 1, set()
+    with torch_threads():
+        detected = DetectChunk(settings, threads=given)(chunk)
+        assert torch.get_num_threads() == given
+        TrackChunk(settings, threads=given)(detected, lambda _: taken.add(torch.get_num_threads()))
+        assert (taken, torch.get_num_threads()) == ({1}, given)
 
 
 def test_masks_can_be_left_out(video):

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.ahead import ahead
 from flows.config import SegmentSettings
 from flows.errors import OutOfMemoryError
 from flows.lighter import compile_steps, fold_values
@@ -97,7 +98,7 @@ def test_the_engine_is_plain_sam2(seed, max_cond_frames):
     folded = make_model(OURS, seed=seed)
     fold_values(folded)
     batched = _segmenter(folded, max_cond_frames=max_cond_frames)
-    plain = make_plain(128, seed, [exact.prepare(frame) for frame in frames], HEIGHT_PX, WIDTH_PX)
+    plain = make_plain(128, seed, [exact.frames.pixels(frame) for frame in frames], HEIGHT_PX, WIDTH_PX)
     plain.model.max_cond_frames_in_attn = max_cond_frames
     visible, differences = 0, []
     for (exact_difference, _), (difference, iou) in _run(_schedule(seed, 60), frames, (exact, batched), plain):
@@ -125,7 +126,7 @@ def test_freeing_one_step_earlier_would_show(bound, monkeypatch):
     _tightened(monkeypatch, **{bound: -1})
     frames = make_frames(40)
     ours = _segmenter(make_model(OURS, seed=1), batch=1, max_cond_frames=2)
-    plain = make_plain(128, 1, [ours.prepare(frame) for frame in frames], HEIGHT_PX, WIDTH_PX)
+    plain = make_plain(128, 1, [ours.frames.pixels(frame) for frame in frames], HEIGHT_PX, WIDTH_PX)
     plain.model.max_cond_frames_in_attn = 2
     box = np.array([30, 20, 100, 70], dtype=np.float32)
     schedule = {index: [("prompt", 0, box)] if index in (0, 1, 2, 3) else [] for index in range(40)}
@@ -150,7 +151,7 @@ def test_any_schedule_of_prompts_gives_what_plain_gives(seed, max_cond_frames, b
     frames = make_frames(20, seed)
     ours = _segmenter(model, batch=batch, max_cond_frames=max_cond_frames)
     plain_model.max_cond_frames_in_attn = max_cond_frames
-    plain = Plain(plain_model, [ours.prepare(frame) for frame in frames], HEIGHT_PX, WIDTH_PX)
+    plain = Plain(plain_model, [ours.frames.pixels(frame) for frame in frames], HEIGHT_PX, WIDTH_PX)
     differences = [difference for ((difference, _),) in _run(_schedule(seed, 20), frames, (ours,), plain)]
     assert max(differences) <= (0 if batch == 1 else 1e-3)
     # Memory is kept in bf16, so that a sum in another order now and then falls to the other side of a rounding.
@@ -165,7 +166,7 @@ def test_backwards_the_engine_is_plain_sam2():
     for frame in frames:
         ours.push(frame)
     ours.prompt(boxes)
-    plain = Plain(plain_model, [ours.prepare(frame) for frame in frames], HEIGHT_PX, WIDTH_PX)
+    plain = Plain(plain_model, [ours.frames.pixels(frame) for frame in frames], HEIGHT_PX, WIDTH_PX)
     plain.prompt(19, boxes)
     carried = list(ours.carry_back({0, 1}))
     assert len(carried) == 19
@@ -222,6 +223,7 @@ def test_drop_and_memory_stay_bounded():
 GROWTH = """
 import numpy as np
 import psutil
+from flows.ahead import ahead
 from flows.config import SegmentSettings
 from flows.lighter import compile_steps, fold_values
 from flows.segment import VideoSegmenter
@@ -286,21 +288,23 @@ def test_nan_and_whole_frame_masks_are_not_passed_on():
     assert ours.counters["rejected_masks"] == 2
 
 
-def test_frames_prepared_ahead_give_the_same_masks():
-    """Also where some of them are never pushed."""
+@pytest.mark.parametrize("every", [1, 2])
+def test_frames_prepared_ahead_give_the_same_masks(every):
+    """Also where some of them are never pushed. The narrow model's are encoded, unless some are not to be."""
     model = make_model(OURS, seed=1)
-    ahead, plain = _segmenter(model), _segmenter(model)
+    early, plain = _segmenter(model, segment_every=every), _segmenter(model)
     images = make_frames(8)
     frames = [Frame(number, number, image) for number, image in enumerate(images)]
     box = np.array([20, 20, 80, 70], np.float32)
-    for frame in ahead.preparing(frames):
+    for frame in ahead(early.frames.ahead(frames), 2):
+        assert all((p.features is not None) == (every == 1) for _, p in list(early.frames._waiting))
         if frame.number in (2, 3):
             continue
-        found, expected = ahead.push(frame.image_rgb), plain.push(frame.image_rgb)
+        found, expected = early.push(frame.image_rgb), plain.push(frame.image_rgb)
         if frame.number == 0:
-            found, expected = ahead.prompt({0: box}), plain.prompt({0: box})
+            found, expected = early.prompt({0: box}), plain.prompt({0: box})
         np.testing.assert_array_equal(found[0].pointer, expected[0].pointer)
-    assert len(ahead._prepared) == 0
+    assert len(early.frames._waiting) == 0
 
 
 def test_boxes_to_start_from_are_each_objects_own():

@@ -61,7 +61,7 @@ def plain(frames: int) -> dict[str, Any]:
     predictor = Plain(model, prepared, HEIGHT_PX, WIDTH_PX)
     held = {}
     for index in range(frames + 1):
-        prepared.append(size.prepare(images[index % 8]))
+        prepared.append(size.frames.pixels(images[index % 8]))
         predictor.step(index)
         if index == 0:
             predictor.prompt(0, BOXES)
