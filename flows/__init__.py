@@ -16,6 +16,7 @@ The flow itself:
   - `prepare`: frames -> what SAM 2 and optical flow see of them, ahead of time
   - `memory`: what SAM 2 remembers of each object, read by many in one batch
   - `lighter`: SAM 2's modules without work they repeat
+  - `onednn`: their products on a CPU
   - `masks`: logits -> masks at full size
   - `outlines`: masks <-> outlines as polygons
   - `run_lengths`: stored masks -> run lengths on the whole frame

@@ -1,40 +1,29 @@
 """SAM 2's own modules without work they repeat: what is the same for all objects, or for all frames, is done once.
 
-Modules come built from the configuration, so each is given its class afterwards. Results stay bit-equal for one object;
-`fold_values` alone changes their last bits.
+Modules come built from the configuration, so each is given its class afterwards. Results stay bit-equal for one object.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from sam2.modeling.memory_attention import MemoryAttentionLayer
 from sam2.modeling.position_encoding import PositionEmbeddingRandom
-from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_base import SAM2Base
+from sam2.modeling.sam2_utils import LayerNorm2d
 
 
 def lighten(model: SAM2Base) -> None:
     """Spare a model what it repeats, in place."""
     model.memory_attention.layers[0].__class__ = _SharedSelfAttention
-    model.memory_encoder.pix_feat_proj.__class__ = _SharedProjection
     model.sam_prompt_encoder.pe_layer.__class__ = _Grid
     for module in (model.image_encoder.neck, model.memory_encoder):
         module.position_encoding = _Positions(module.position_encoding)
-    for module in model.image_encoder.modules():
-        if isinstance(module, torch.nn.MaxPool2d) and (module.kernel_size, module.padding) == ((2, 2), 0):
-            module.__class__ = _Pool
-
-
-@torch.no_grad()
-def fold_values(model: SAM2Base) -> None:
-    """Weigh memory by attention before it is projected, not after, in place; once weights are loaded."""
-    for attention in (layer.cross_attn_image for layer in model.memory_attention.layers):
-        if attention.num_heads == 1 and not isinstance(attention, _FoldedAttention):
-            _FoldedAttention.fold(attention)
+    for module in model.modules():
+        if type(module) is LayerNorm2d:
+            module.__class__ = _Norm
 
 
 def compile_steps(model: SAM2Base, backend: str | Callable[..., Any] = "inductor") -> None:
@@ -59,53 +48,15 @@ class _SharedSelfAttention(MemoryAttentionLayer):
         return super()._forward_sa(tgt[:1], query_pos[:1]).expand_as(tgt)
 
 
-class _SharedProjection(torch.nn.Conv2d):
-    """The memory encoder's view of the frame, the same for all objects: once is enough."""
+class _Norm(LayerNorm2d):
+    """The same sums in one piece of memory instead of seven: moving them is what takes the time."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x[:1]).expand(len(x), -1, -1, -1)
-
-
-class _Pool(torch.nn.MaxPool2d):
-    """Hiera's pooling of 2x2 cells whose channels lie together, for which torch has no fast path on a CPU."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows = torch.maximum(x[..., 0::2, :], x[..., 1::2, :])
-        return torch.maximum(rows[..., 0::2], rows[..., 1::2])
-
-
-class _FoldedAttention(RoPEAttention):
-    """Attention of one head over memory as it is; the output projection does what that of values did.
-
-    The weights of attention add up to one and projections are linear, so both are the same; SAM 2's memory is a
-    quarter as wide as its values. torch's own attention takes no such values without guarding against keys that are
-    masked, of which there are none here.
-    """
-
-    freqs_cis: torch.Tensor
-
-    @classmethod
-    def fold(cls, attention: RoPEAttention) -> None:
-        """Change an attention with loaded weights, in place."""
-        value, output = attention.v_proj, attention.out_proj
-        both = torch.nn.Linear(value.in_features, output.out_features).to(value.weight).requires_grad_(False)
-        both.weight.copy_(output.weight @ value.weight)
-        both.bias.copy_(output.weight @ value.bias + output.bias)
-        attention.v_proj, attention.out_proj = torch.nn.Identity(), both
-        attention.__class__ = cls
-
-    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_k_exclude_rope: int = 0) -> torch.Tensor:
-        """See `RoPEAttention.forward`."""
-        q, k = self.q_proj(q), self.k_proj(k)
-        side = math.isqrt(q.shape[1])
-        if len(self.freqs_cis) != q.shape[1]:
-            self.freqs_cis = self.compute_cis(end_x=side, end_y=side).to(q.device)
-        grid = self.freqs_cis
-        for placed in (q, k[:, : k.shape[1] - num_k_exclude_rope]):
-            # As complex numbers, in place, and memory frame by frame: all lie on the same grid.
-            torch.view_as_complex(placed.unflatten(2, (-1, 2)).unflatten(1, (-1, len(grid)))).mul_(grid)
-        weights = (q * self.internal_dim**-0.5) @ k.transpose(1, 2)
-        return self.out_proj(weights.softmax(-1) @ v)
+        if x.dtype != torch.float32:  # what autocast makes wider on the way has no room where it was
+            return super().forward(x)
+        x = x - x.mean(1, keepdim=True)
+        deviation = x.square().mean(1, keepdim=True).add_(self.eps).sqrt_()
+        return x.div_(deviation).mul_(self.weight[:, None, None]).add_(self.bias[:, None, None])
 
 
 class _Positions(torch.nn.Module):

@@ -20,10 +20,11 @@ import torch
 
 from flows.batches import Batches
 from flows.config import SegmentSettings
-from flows.lighter import compile_steps, fold_values
+from flows.lighter import compile_steps
 from flows.masks import SoftMask, soft_mask
 from flows.memory import Entry, Features, Memory, Reads, Sight, StreamingPredictor, box_logits, box_points
 from flows.models import build_segmenter, resolve
+from flows.onednn import use_onednn
 from flows.optical import Grey, moved
 from flows.prepare import Preparer
 from flows.schema import FloatArray, ImageArray, Mask
@@ -32,12 +33,10 @@ from flows.schema import FloatArray, ImageArray, Mask
 _ENDLESS = 1 << 30
 # A mask over (nearly) the whole frame is what SAM 2 returns for an object it has lost, never an object.
 _WHOLE_FRAME = 0.9
-# What a CPU's cache holds decides what pays there, for SAM 2's width; none of it does for the nano segmenter's 64.
+# SAM 2's width; the nano segmenter's is 64.
 _WIDE = 256
-# Ten objects in threes take 8 % less time than at once.
+# What a CPU's cache holds: ten objects in threes take a sixth less time than at once.
 _WIDE_BATCH = 3
-# Folding values takes 15 % off as long as an object's attention matrix fits: 2 MB at 256 px, 30 MB at 512.
-_FOLD_SIZE_PX = 256
 # A frame of a narrow model is too little work to share, up to here: cores that split its every product mostly wait for
 # each other. One that encodes ahead beside one that carries five objects gives half as many frames again.
 _ALONE_SIZE_PX = 256
@@ -344,8 +343,8 @@ def load_segmenter(settings: SegmentSettings, device: str) -> StreamingPredictor
     """
     resolved = resolve(settings.segmenter, "segmenter")
     model: Any = build_segmenter(resolved, settings.image_size, device, target="flows.memory.StreamingPredictor")
-    if device == "cpu" and settings.batch > 1 and model.image_size <= _FOLD_SIZE_PX and model.hidden_dim >= _WIDE:
-        fold_values(model)
     if settings.compile:
         compile_steps(model)
+    elif device == "cpu" and settings.batch > 1 and settings.precision != "bf16":
+        use_onednn(model)
     return model

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from flows.ahead import ahead
 from flows.config import SegmentSettings
 from flows.errors import OutOfMemoryError
-from flows.lighter import compile_steps, fold_values
+from flows.lighter import compile_steps
 from flows.memory import StreamingPredictor, box_logits
 from flows.models import PREDICTOR
+from flows.onednn import use_onednn
 from flows.schema import Frame
 from flows.segment import VideoSegmenter
 from tests.plain import OURS, Plain, make_frames, make_model, make_plain
@@ -95,9 +96,9 @@ def test_the_engine_is_plain_sam2(seed, max_cond_frames):
     """
     frames = make_frames(60, seed)
     exact = _segmenter(make_model(OURS, seed=seed), batch=1, max_cond_frames=max_cond_frames)
-    folded = make_model(OURS, seed=seed)
-    fold_values(folded)
-    batched = _segmenter(folded, max_cond_frames=max_cond_frames)
+    fast = make_model(OURS, seed=seed)
+    use_onednn(fast)
+    batched = _segmenter(fast, max_cond_frames=max_cond_frames)
     plain = make_plain(128, seed, [exact.frames.pixels(frame) for frame in frames], HEIGHT_PX, WIDTH_PX)
     plain.model.max_cond_frames_in_attn = max_cond_frames
     visible, differences = 0, []
@@ -223,14 +224,15 @@ def test_drop_and_memory_stay_bounded():
 GROWTH = """
 import numpy as np
 import psutil
-from flows.ahead import ahead
 from flows.config import SegmentSettings
-from flows.lighter import compile_steps, fold_values
+from flows.onednn import use_onednn
 from flows.segment import VideoSegmenter
 from tests.plain import OURS, make_frames, make_model
 
 process = psutil.Process()
-segmenter = VideoSegmenter(make_model(OURS, 64), SegmentSettings(), 90, 160)
+model = make_model(OURS, 64)
+use_onednn(model)
+segmenter = VideoSegmenter(model, SegmentSettings(), 90, 160)
 frames = make_frames(8)
 for index in range(300):
     segmenter.push(frames[index % 8])

@@ -22,6 +22,7 @@ from flows.ahead import ahead
 from flows.config import SegmentSettings
 from flows.demo.scene import Scene
 from flows.models import PREDICTOR, ResolvedModel, build_segmenter, resolve
+from flows.onednn import use_onednn
 from flows.schema import Frame
 from flows.segment import Segment, VideoSegmenter, load_segmenter
 from flows.threads import torch_threads
@@ -179,6 +180,7 @@ def bench_prompt(weights: ResolvedModel) -> None:
 def bench_encodingahead(weights: ResolvedModel) -> None:
     """Cost of encoding a frame, alone and in a batch of four."""
     model: Any = build_segmenter(weights, 256, target=OURS)
+    use_onednn(model)
     batch = torch.randn(4, 3, 256, 256)
     times: dict[str, list[float]] = {"alone": [], "batched": []}
     with torch.inference_mode():
