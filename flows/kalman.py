@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from filterpy.kalman import KalmanFilter
 from scipy.linalg import block_diag
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from flows.camera_motion import Affine, zoom
 from flows.schema import NS, Float64Array, FloatArray
@@ -36,7 +36,7 @@ _MEASURE = np.hstack([np.eye(4), np.zeros((4, 4))])
 
 def gate_threshold(probability: float) -> float:
     """Squared Mahalanobis distance that a true measurement (4 values) stays under with this probability."""
-    return float(chi2.ppf(probability, df=4))
+    return float(chdtri(4, 1 - probability))
 
 
 class BoxKalman:

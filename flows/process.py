@@ -25,9 +25,7 @@ from flows.decode import FrameReader, Keyframes, keyframe_interval
 from flows.detect import Detector, detect_frames, from_table
 from flows.errors import SightflowError
 from flows.schema import DETECTIONS, Chunk, ChunkResult, Frame
-from flows.segment import VideoSegmenter, load_segmenter
 from flows.threads import torch_threads
-from flows.track import ChunkTracker
 
 _log = logging.getLogger(__name__)
 
@@ -119,6 +117,9 @@ class TrackChunk:
     def __init__(
         self, settings: Settings, device: str | None = None, threads: int | None = None, read: Read = FrameReader
     ) -> None:
+        # Here, for who only detects loads neither SAM 2 nor the filter.
+        from flows.segment import load_segmenter
+
         self._read = read
         self._device = prepare_device(device, threads)
         self._settings = settings
@@ -153,6 +154,9 @@ class TrackChunk:
         return other
 
     def _track(self, detected: Detected, on_frame: Callable[[Frame], None] | None) -> ChunkResult:
+        from flows.segment import VideoSegmenter
+        from flows.track import ChunkTracker
+
         chunk = detected.chunk
         segmenter = VideoSegmenter(self._segmenter, self._settings.segment, chunk.video.height_px, chunk.video.width_px)
         every = keyframe_interval(self._settings.detect, chunk.video.fps)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.stats import chi2
+from scipy.special import chdtrc, chdtri
 
 from flows.appearance import Looks, difference
 from flows.associate import APPEARANCE_WEIGHT, FORBIDDEN, assign, iou_matrix
@@ -216,7 +216,7 @@ def _join_gaps(tracklets: Sequence[Tracklet], joined: Sequence[Link], settings: 
     ends = sorted((t for t in tracklets if t.tracklet_id not in continued), key=lambda t: (t.t1_ns, t.tracklet_id))
     starts = sorted((t for t in tracklets if t.tracklet_id not in continuing), key=lambda t: (t.t0_ns, t.tracklet_id))
     start_times = np.array([t.t0_ns for t in starts], dtype=np.int64)
-    gates = {freedom: float(chi2.ppf(settings.gate_probability, freedom)) for freedom in (2, 4)}
+    gates = {freedom: float(chdtri(freedom, 1 - settings.gate_probability)) for freedom in (2, 4)}
     links: dict[tuple[int, int], tuple[float, Link]] = {}
     for i, end in enumerate(ends):
         low = int(np.searchsorted(start_times, end.t1_ns, side="right"))
@@ -225,7 +225,7 @@ def _join_gaps(tracklets: Sequence[Tracklet], joined: Sequence[Link], settings: 
             distance2, freedom = _gap_distance2(end, starts[j])
             excess = distance2 - gates[freedom]
             if excess < 0:
-                score = float(chi2.sf(distance2, freedom))
+                score = float(chdtrc(freedom, distance2))
                 links[i, j] = excess, Link(end.tracklet_id, starts[j].tracklet_id, score, "motion")
     if not links:
         return []

@@ -13,12 +13,14 @@ of models are imported by the workers that need them: commits and a driver with 
 
 from __future__ import annotations
 
+import importlib
 import logging
 import pickle
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 from flows.config import Settings
@@ -87,7 +89,15 @@ class Detect(Worker):
 
 
 class Track(Worker):
-    """Tracks a chunk whose keyframes are detected."""
+    """Tracks a chunk whose keyframes are detected.
+
+    The first one takes its time, and importing what a tracker is made of takes seconds: a thread does that meanwhile.
+    The step itself is made by the thread that runs it, for torch's number of threads is each thread's own.
+    """
+
+    def __init__(self, settings: Settings, threads: int, run_id: str, journal: Journal) -> None:
+        super().__init__(settings, threads, run_id, journal)
+        threading.Thread(target=_import, args=("flows.track",), daemon=True, name="import").start()
 
     def _make(self) -> Callable[[Any], Any]:
         from flows.process import TrackChunk
@@ -103,6 +113,12 @@ class Track(Worker):
             with about(detected.chunk, self._run_id):
                 result = step(detected).with_timing(wait=wait_s)
         return {"chunk": row["chunk"], "result": pickle.dumps(result), "trouble": row["trouble"] or self._trouble}
+
+
+def _import(module: str) -> None:
+    # What hinders it will hinder whoever needs the module, and is told there.
+    with suppress(Exception):
+        importlib.import_module(module)
 
 
 class Commit:

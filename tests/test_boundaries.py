@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import flows
 
 FLOWS = Path(flows.__file__).parent
@@ -41,5 +43,20 @@ def test_the_base_install_can_read_and_report():
         "import sys, flows.cli, flows.reports, flows.store.parquet, flows.store.postgis, flows.audit;"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("module", "never"),
+    [
+        ("flows.workers", HEAVY),  # what commits
+        ("flows.pipeline", ("torch", "sam2", "scipy.stats")),  # the driver
+        ("flows.process", ("sam2", "filterpy")),  # what detects
+    ],
+)
+def test_a_process_of_a_run_imports_only_what_it_works_with(module, never):
+    """A run starts several, and each of these libraries takes it between a third of a second and two seconds."""
+    code = f"import sys, {module}; print([m for m in {never!r} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
