@@ -22,7 +22,7 @@ _BLOCK = 1 << 20
 @torch.no_grad()
 def use_onednn(model: SAM2Base) -> None:
     """Multiply by oneDNN, in place, where torch has it; once weights are loaded, for fp32 without autocast."""
-    if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available() and _has_product()):
         return
     for layer in model.memory_attention.layers:
         for attention in (layer.self_attn, layer.cross_attn_image):
@@ -33,6 +33,11 @@ def use_onednn(model: SAM2Base) -> None:
             module.__class__ = _Linear
         elif type(module) is torch.nn.Conv2d and _is_pointwise(module):
             module.__class__ = _Pointwise
+
+
+def _has_product() -> bool:
+    """Whether this torch has the operator, which it made for its compiler and promises nobody."""
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
