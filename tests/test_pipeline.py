@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import pytest
@@ -19,7 +20,8 @@ from safetensors.torch import save_file
 from flows.config import Settings
 from flows.demo.scene import Scene
 from flows.demo.writer import VIDEO_NAME, write_scene
-from flows.pipeline import run
+from flows.errors import WorkerError
+from flows.pipeline import _heed_kilobytes, run
 from flows.plan import RunSummary, plan_run
 from flows.schema import ChunkState, Video
 from flows.stitch import stitch_source
@@ -108,6 +110,32 @@ def test_run_then_nothing_left_to_do(scene, store_url):
     # A setting that changes results is other work; one that does not is not.
     changed = _run(scene, store_url, "--detect-every", "7")
     assert "3 chunks processed" in changed.stdout
+
+
+def test_detection_does_not_run_far_ahead_of_tracking(scene, tmp_path):
+    """What is begun is no other run's. A setting of Ray's that is not public sees to it."""
+    store_url, begun = tmp_path / "store", 0
+    settings = {"PLAN__OVERLAP_SECONDS": "0.2", "RUN__TRACK_WORKERS": "1", "RUN__DETECT_WORKERS": "1"}
+    run = subprocess.Popen(
+        _command(scene, str(store_url), "--chunk-seconds", "0.5"),
+        env={**os.environ, **{f"SIGHTFLOW_{name}": value for name, value in settings.items()}},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while run.poll() is None:
+        begun = max(begun, _states(str(store_url)).count(ChunkState.RUNNING))
+        time.sleep(0.1)
+    assert run.returncode == 0
+    assert _states(str(store_url)) == [ChunkState.DONE] * 24
+    # One is tracked, two wait and one is detected; another may just be handed on. Unbounded, it is nearly all.
+    assert 1 <= begun <= 6
+
+
+def test_a_ray_that_cannot_hold_detection_back_is_refused(monkeypatch):
+    policy = "ray.data._internal.execution.backpressure_policy.downstream_capacity_backpressure_policy"
+    monkeypatch.setitem(sys.modules, policy, ModuleType("policy"))
+    with pytest.raises(WorkerError, match=r"cannot hold detection back: .*DownstreamCapacityBackpressurePolicy"):
+        _heed_kilobytes()
 
 
 def test_a_killed_worker_costs_one_attempt_and_nothing_else(scene, tmp_path):
@@ -210,10 +238,17 @@ def test_a_run_brings_the_links_that_are_shown_up_to_date(tmp_path):
     assert store.query("select count(*) as n from tracks")["n"].to_pylist() == [2]
 
 
+def _rows_on_disk(store_url: str) -> list[dict]:
+    """The ledger of a folder that a run may not have made yet."""
+    return [json.loads(path.read_text()) for path in Path(store_url, "ledger").glob("*.json")]
+
+
+def _states(store_url: str) -> list[str]:
+    return [row["state"] for row in _rows_on_disk(store_url)]
+
+
 def _done(store_url: str) -> set[str]:
-    ledger = Path(store_url) / "ledger"
-    rows = [json.loads(path.read_text()) for path in ledger.glob("*.json")] if ledger.is_dir() else []
-    return {row["chunk_id"] for row in rows if row["state"] == ChunkState.DONE}
+    return {row["chunk_id"] for row in _rows_on_disk(store_url) if row["state"] == ChunkState.DONE}
 
 
 def test_one_bad_video_among_good_ones_is_recorded_and_the_others_go_on(scene, tmp_path):
