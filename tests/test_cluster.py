@@ -1,5 +1,6 @@
 """Archives over several machines: nodes and drivers that are killed, videos that kill, two drivers, a submitted job."""
 
+import json
 import os
 import re
 import subprocess
@@ -92,6 +93,41 @@ def test_two_drivers_share_the_work(scene, tmp_path):  # noqa: F811
     _assert_exactly_once(store)
 
 
+def _job(address: str, *words: str) -> subprocess.CompletedProcess:
+    """`ray job` with these words: the command of docs/cluster.md."""
+    return subprocess.run(
+        [sys.executable, "-m", "ray.scripts.scripts", "job", words[0], "--address", address, *words[1:]],
+        env={**os.environ, "RAY_RUNTIME_ENV_IGNORE_GITIGNORE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+def test_a_job_that_is_stopped_hands_its_chunks_back(scene, tmp_path):  # noqa: F811
+    store, dashboard = tmp_path / "store", free_port()
+    address = f"http://127.0.0.1:{dashboard}"
+    run = [sys.executable, "-m", "flows", "run", str(scene), "--store", str(store), *FLAGS]
+    with running_nodes(1, {}, "--include-dashboard=true", f"--dashboard-port={dashboard}"):
+        patience = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}})
+        submitted = _job(
+            address, "submit", "--no-wait", "--submission-id", "archive", "--runtime-env-json", patience, "--", *run
+        )
+        assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+        until = time.monotonic() + 600
+        while ChunkState.RUNNING not in (states := {row["state"] for row in _ledger(store)}):
+            assert time.monotonic() < until, (states, _job(address, "logs", "archive").stdout)
+            time.sleep(0.2)
+        stopped = _job(address, "stop", "archive")
+        said = _job(address, "logs", "archive").stdout
+    assert "stopped" in stopped.stdout, stopped.stdout + stopped.stderr
+    assert "the same command does the rest" in said, said
+    ledger = _ledger(store)
+    assert {row["state"] for row in ledger} <= {ChunkState.PLANNED, ChunkState.DONE}
+    assert {row["attempts"] for row in ledger if row["state"] == ChunkState.PLANNED} <= {0}
+
+
 def test_a_submitted_job_has_the_weights_and_settings_that_git_ignores(scene, tmp_path):  # noqa: F811
     """The commands of docs/cluster.md, on a cluster of one node."""
     job, store = tmp_path / "job", tmp_path / "store"
@@ -106,16 +142,8 @@ def test_a_submitted_job_has_the_weights_and_settings_that_git_ignores(scene, tm
     dashboard = free_port()
     head = ["--include-dashboard=true", f"--dashboard-port={dashboard}"]
     with running_nodes(1, {}, *head):
-        submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", str(job)]
-        submit += ["--address", f"http://127.0.0.1:{dashboard}", "--", sys.executable, "-m", "flows", "run", str(scene)]
-        submitted = subprocess.run(
-            [*submit, "--config", "site.yaml", "--store", str(store)],
-            env={**os.environ, "RAY_RUNTIME_ENV_IGNORE_GITIGNORE": "1"},
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
+        run = [sys.executable, "-m", "flows", "run", str(scene), "--config", "site.yaml", "--store", str(store)]
+        submitted = _job(f"http://127.0.0.1:{dashboard}", "submit", "--working-dir", str(job), "--", *run)
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     assert re.search(r"2 chunks processed, 0 done before, 0 failed", submitted.stdout), submitted.stdout
     assert {row["state"] for row in _ledger(store)} == {ChunkState.DONE}
