@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -91,6 +93,24 @@ def test_two_drivers_share_the_work(scene, tmp_path):  # noqa: F811
     assert [run.returncode for run in runs] == [0, 0], said
     assert {(row["state"], row["attempts"]) for row in _ledger(store)} == {(ChunkState.DONE, 1)}
     _assert_exactly_once(store)
+
+
+def test_prometheus_gets_what_the_dashboard_draws(scene, tmp_path):  # noqa: F811
+    """From the endpoint of a node, while a run works; failures and damage are counted when there are some."""
+    store, port = tmp_path / "store", free_port()
+    queries = re.findall(r"ray_sightflow_\w+", (Path(__file__).parents[1] / "deploy" / "grafana.json").read_text())
+    wanted = {name for name in queries if not re.search("failures|damaged", name)}
+    scraped = ""
+    head = ["--include-dashboard=false", f"--metrics-export-port={port}"]
+    with running_nodes(1, {"RAY_metrics_report_interval_ms": "1000"}, *head) as (address, _):
+        run = _start(scene, store, {"RAY_ADDRESS": address})
+        while run.poll() is None and not all(f"{name}{{" in scraped for name in wanted):
+            with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                scraped = answer.read().decode()
+            time.sleep(0.5)
+        _, err = run.communicate(timeout=900)
+    assert run.returncode == 0, err
+    assert {name for name in wanted if f"{name}{{" not in scraped} == set()
 
 
 def _job(address: str, *words: str) -> subprocess.CompletedProcess:
