@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from sam2.modeling.memory_attention import MemoryAttentionLayer
 from sam2.modeling.position_encoding import PositionEmbeddingRandom
+from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_base import SAM2Base
 from sam2.modeling.sam2_utils import LayerNorm2d
 
@@ -35,6 +37,11 @@ def compile_steps(model: SAM2Base, backend: str | Callable[..., Any] = "inductor
         model: With loaded weights.
         backend: Of `torch.compile`.
     """
+    for layer in model.memory_attention.layers:
+        for attention in (layer.self_attn, layer.cross_attn_image):
+            if isinstance(attention, RoPEAttention):
+                attention.__class__ = _RealAttention
+                attention.turns = torch.view_as_real(attention.freqs_cis).to(attention.q_proj.weight.device)
     # How many memories an object reads varies from frame to frame, all else with the number of objects alone.
     parts = (model.image_encoder, model.memory_encoder, model.sam_prompt_encoder, model.sam_mask_decoder)
     for part, dynamic in [*((part, False) for part in parts), (model.memory_attention, True)]:
@@ -57,6 +64,35 @@ class _Norm(LayerNorm2d):
         x = x - x.mean(1, keepdim=True)
         deviation = x.square().mean(1, keepdim=True).add_(self.eps).sqrt_()
         return x.div_(deviation).mul_(self.weight[:, None, None]).add_(self.bias[:, None, None])
+
+
+class _RealAttention(RoPEAttention):
+    """Attention whose rotary encoding is in real numbers, and whose heads lie as all of torch's kernels take them.
+
+    Compilers leave complex numbers alone, and what could be one pass over memory is several. cuDNN's attention, which
+    torch prefers on newer GPUs and which takes SAM 2's heads of 256 by now, wants queries that lie by object, place and
+    head; those that the package has turned lie by object, head and place.
+    """
+
+    turns: torch.Tensor
+    """Cosine and sine of every place on the map, (h * w, C / 2, 2) float32."""
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_k_exclude_rope: int = 0) -> torch.Tensor:
+        """See `RoPEAttention.forward`."""
+        projected = (self.q_proj(q), self.k_proj(k), self.v_proj(v))
+        q, k, v = (x.unflatten(2, (self.num_heads, -1)) for x in projected)
+        placed = k.shape[1] - num_k_exclude_rope
+        k = torch.cat([_turned(k[:, :placed], self.turns), k[:, placed:]], dim=1)
+        heads = (x.transpose(1, 2) for x in (_turned(q, self.turns), k, v))
+        return self.out_proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+
+
+def _turned(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Heads (B, frames * h * w, H, C), each pair of numbers turned as its place on the map says; in float32."""
+    one, other = x.unflatten(1, (-1, len(turns))).unflatten(-1, (-1, 2)).float().unbind(-1)
+    cosine, sine = turns[:, None].unbind(-1)
+    turned = torch.stack([one * cosine - other * sine, one * sine + other * cosine], dim=-1)
+    return turned.flatten(-2).flatten(1, 2).type_as(x)
 
 
 class _Positions(torch.nn.Module):

@@ -26,7 +26,7 @@ def use_onednn(model: SAM2Base) -> None:
         return
     for layer in model.memory_attention.layers:
         for attention in (layer.self_attn, layer.cross_attn_image):
-            if attention.num_heads == 1:
+            if isinstance(attention, RoPEAttention) and attention.num_heads == 1:
                 _Attention.adopt(attention)
     for module in model.modules():
         if type(module) is torch.nn.Linear:
