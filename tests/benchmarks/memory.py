@@ -19,6 +19,7 @@ import torch
 from flows.config import SegmentSettings, Settings
 from flows.decode import plan_chunks, probe
 from flows.models import PREDICTOR
+from flows.onednn import use_onednn
 from flows.process import Detected, TrackChunk
 from flows.schema import DETECTIONS, NS
 from flows.segment import VideoSegmenter
@@ -37,7 +38,9 @@ def rss_mb() -> float:
 
 def ours(frames: int) -> dict[str, Any]:
     """The engine; every 15 frames all five objects are shown afresh, as the tracker does with masks that drift."""
-    segmenter = VideoSegmenter(make_model(OURS, SIZE_PX, None), SegmentSettings(), HEIGHT_PX, WIDTH_PX)
+    model = make_model(OURS, SIZE_PX, None)
+    use_onednn(model)
+    segmenter = VideoSegmenter(model, SegmentSettings(), HEIGHT_PX, WIDTH_PX)
     images = make_frames(8, 0, HEIGHT_PX, WIDTH_PX)
     held = {}
     for index in range(frames + 1):
