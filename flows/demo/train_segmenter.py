@@ -186,13 +186,13 @@ class Trainer:
         started = last_log = time.monotonic()
         sums: dict[str, list[float]] = {}
         for batch in self._batches():
-            self._time_share = (time.monotonic() - started) / max_seconds
+            self._time_share = self._agreed((time.monotonic() - started) / max_seconds)
             figures = self.train_step(batch.to(torch.device(self.device)))
             for key, value in figures.items():
                 sums.setdefault(key, []).append(value)
             if self._rank == 0:
                 sums, last_log = self._report(batch, sums, last_log)
-            if time.monotonic() - started > max_seconds:
+            if self._time_share >= 1:
                 break
         if self._rank == 0:
             self.save()
@@ -246,6 +246,14 @@ class Trainer:
         self.step += 1
         self._update_average()
         return self._figures(parts, said, batch)
+
+    def _agreed(self, time_share: float) -> float:
+        """What the first process says, so that all take the same steps and stop together."""
+        if self._ranks == 1:
+            return time_share
+        said = torch.tensor(time_share, dtype=torch.float64)
+        dist.broadcast(said, 0)
+        return float(said)
 
     def _share_gradients(self) -> None:
         """Average gradients over processes, so that all take the same step."""
