@@ -43,9 +43,7 @@ def segmenter(
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     workers: Annotated[int, typer.Option(help="Processes that make clips.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda; the default takes a GPU where there is one.")] = "",
-    max_minutes: Annotated[
-        float, typer.Option(help="Stop (resumably) after this time, the learning rate at its end.")
-    ] = float("inf"),
+    max_minutes: Annotated[float, typer.Option(help="Stop (resumably) after this time.")] = float("inf"),
 ) -> None:
     """Train the nano segmenter through its curriculum; under torchrun, every process makes a batch of its own."""
     import torch

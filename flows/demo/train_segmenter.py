@@ -75,16 +75,13 @@ CURRICULUM = (
 # What trained weights go on with. Every frame starts from a box, so what a single frame makes of a box decides, and
 # such steps cost a tenth of those through memory; memory is rehearsed so that it keeps up with the changing features.
 REFINEMENT = (
-    *(
-        Phase(5, 512, 1, 1, 8, 0.4, 0.5),
-        Phase(2, 256, 1, 4, 8, 0.4, 0.5),
-        Phase(1, 256, 4, 2, 5, 0.4, 0.5, 0.4),
-        Phase(4, 512, 1, 1, 8, 0.4, 0.5),
-        Phase(2, 256, 1, 4, 8, 0.4, 0.5),
-        Phase(1, 512, 2, 1, 5, 0.4, 0.5, 0.4),
-    )
-    * 500,
-)
+    Phase(5, 512, 1, 1, 8, 0.4, 0.5),
+    Phase(2, 256, 1, 4, 8, 0.4, 0.5),
+    Phase(1, 256, 4, 2, 5, 0.4, 0.5, 0.4),
+    Phase(4, 512, 1, 1, 8, 0.4, 0.5),
+    Phase(2, 256, 1, 4, 8, 0.4, 0.5),
+    Phase(1, 512, 2, 1, 5, 0.4, 0.5, 0.4),
+) * 450
 
 
 class StepDataset(Dataset[Batch]):
@@ -118,8 +115,7 @@ class Trainer:
         out_dir: Checkpoint, `log.jsonl` and pictures go here.
         curriculum: Phases, run one after the other.
         seed: Of data and initial weights.
-        learning_rate: Peak, after warm-up; falls to 2 % by a cosine over all phases, or over the time given to `run`
-            where that ends first.
+        learning_rate: Peak, after warm-up; falls to 2 % by a cosine over all phases.
         workers: Processes that make clips.
         device: Where to train.
     """
@@ -144,7 +140,6 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=0.02)
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.step = 0
-        self._time_share = 0.0
         self._rank: int = dist.get_rank() if dist.is_initialized() else 0
         self._ranks: int = dist.get_world_size() if dist.is_initialized() else 1
         self.out_dir.mkdir(parents=True, exist_ok=True)
@@ -186,13 +181,12 @@ class Trainer:
         started = last_log = time.monotonic()
         sums: dict[str, list[float]] = {}
         for batch in self._batches():
-            self._time_share = self._agreed((time.monotonic() - started) / max_seconds)
             figures = self.train_step(batch.to(torch.device(self.device)))
             for key, value in figures.items():
                 sums.setdefault(key, []).append(value)
             if self._rank == 0:
                 sums, last_log = self._report(batch, sums, last_log)
-            if self._time_share >= 1:
+            if self._agreed(time.monotonic() - started > max_seconds):
                 break
         if self._rank == 0:
             self.save()
@@ -247,13 +241,13 @@ class Trainer:
         self._update_average()
         return self._figures(parts, said, batch)
 
-    def _agreed(self, time_share: float) -> float:
-        """What the first process says, so that all take the same steps and stop together."""
+    def _agreed(self, over: bool) -> bool:
+        """What the first process says of the time, so that all stop after the same step."""
         if self._ranks == 1:
-            return time_share
-        said = torch.tensor(time_share, dtype=torch.float64)
+            return over
+        said = torch.tensor(over)
         dist.broadcast(said, 0)
-        return float(said)
+        return bool(said)
 
     def _share_gradients(self) -> None:
         """Average gradients over processes, so that all take the same step."""
@@ -268,7 +262,7 @@ class Trainer:
 
     def _schedule(self) -> float:
         warm = min(1.0, (self.step + 1) / self.warm_up_steps)
-        progress = min(1.0, max(self.step / max(self.total_steps, 1), self._time_share))
+        progress = min(1.0, self.step / max(self.total_steps, 1))
         return float(warm * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress))))
 
     def _update_average(self) -> None:
