@@ -42,7 +42,7 @@ def plain(video: str, database: str, budget_mb: int) -> dict[str, Any]:
     detector = Detector(settings.detect, "cpu")
     model = build_segmenter(resolve("nano", "segmenter"), None, "cpu", target=PREDICTOR)
     model.box_hints = False
-    prepare = VideoSegmenter(load_segmenter(settings.segment, "cpu"), settings.segment, 1, 1).prepare
+    prepare = VideoSegmenter(load_segmenter(settings.segment, "cpu"), settings.segment, 1, 1).frames.pixels
     limit_growth(budget_mb)
     # `init_state` reads the whole video into memory.
     images, keyframes = [], {}
