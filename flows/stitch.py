@@ -38,7 +38,7 @@ _DRIFT_SIGMA_PER_S = 0.6
 _MEAN_DIFFERENCE = 0.025
 # World times in 1970 are those of videos that nobody dated (`schema.EPOCH`).
 _DATED_NS = 365 * 86_400 * NS
-# Sizes of the two ends must agree within this factor: of what comes out from behind something, half may still be hidden.
+# Sizes of the two ends must agree within this factor: half of what comes out from behind something may still be hidden.
 _SIZE_RATIO = 2.5
 
 
