@@ -126,17 +126,19 @@ def _tightened(monkeypatch, **bounds):
 def test_freeing_one_step_earlier_would_show(bound, monkeypatch):
     _tightened(monkeypatch, **{bound: -1})
     frames = make_frames(40)
-    ours = _segmenter(make_model(OURS, seed=1), batch=1, max_cond_frames=2)
-    plain = make_plain(128, 1, [ours.frames.pixels(frame) for frame in frames], HEIGHT_PX, WIDTH_PX)
+    ours = _segmenter(make_model(OURS, seed=2), batch=1, max_cond_frames=2)
+    plain = make_plain(128, 2, [ours.frames.pixels(frame) for frame in frames], HEIGHT_PX, WIDTH_PX)
     plain.model.max_cond_frames_in_attn = 2
     box = np.array([30, 20, 100, 70], dtype=np.float32)
     schedule = {index: [("prompt", 0, box)] if index in (0, 1, 2, 3) else [] for index in range(40)}
-    different = 0
+    different = seen = 0
     try:
         for ((difference, _),) in _run(schedule, frames, (ours,), plain):
             different += difference > 0
+            seen += any(bool(memory.logits.max() > 0) for memory in ours._memories.values())
     except AssertionError:  # a spatial memory that was freed is read
         different += 1
+    assert seen > 0  # nothing that is read shows in a mask of what is hidden
     assert different > 0
 
 
