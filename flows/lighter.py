@@ -28,6 +28,13 @@ def lighten(model: SAM2Base) -> None:
             module.__class__ = _Norm
 
 
+def rotary_attentions(model: SAM2Base) -> list[RoPEAttention]:
+    """The attentions over memory that turn queries and keys by their place; other models may have others."""
+    layers = model.memory_attention.layers
+    found = [attention for layer in layers for attention in (layer.self_attn, layer.cross_attn_image)]
+    return [attention for attention in found if isinstance(attention, RoPEAttention)]
+
+
 def compile_steps(model: SAM2Base, backend: str | Callable[..., Any] = "inductor") -> None:
     """Compile what a frame goes through, in place, as the package's `SAM2VideoPredictorVOS` does.
 
@@ -37,11 +44,9 @@ def compile_steps(model: SAM2Base, backend: str | Callable[..., Any] = "inductor
         model: With loaded weights.
         backend: Of `torch.compile`.
     """
-    for layer in model.memory_attention.layers:
-        for attention in (layer.self_attn, layer.cross_attn_image):
-            if isinstance(attention, RoPEAttention):
-                attention.__class__ = _RealAttention
-                attention.turns = torch.view_as_real(attention.freqs_cis).to(attention.q_proj.weight.device)
+    for attention in rotary_attentions(model):
+        attention.__class__ = _RealAttention
+        attention.turns = torch.view_as_real(attention.freqs_cis).to(attention.q_proj.weight.device)
     # How many memories an object reads varies from frame to frame, all else with the number of objects alone.
     parts = (model.image_encoder, model.memory_encoder, model.sam_prompt_encoder, model.sam_mask_decoder)
     for part, dynamic in [*((part, False) for part in parts), (model.memory_attention, True)]:

@@ -13,6 +13,8 @@ import torch
 from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_base import SAM2Base
 
+from flows.lighter import rotary_attentions
+
 # Multiplications below which oneDNN's preparations, 10 us a call, take longer than what it saves.
 _LEAST = 1 << 20
 # Numbers in a block of attention's weights: a few MB, what a CPU's cache holds.
@@ -24,10 +26,9 @@ def use_onednn(model: SAM2Base) -> None:
     """Multiply by oneDNN, in place, where torch has it; once weights are loaded, for fp32 without autocast."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available() and _has_product()):
         return
-    for layer in model.memory_attention.layers:
-        for attention in (layer.self_attn, layer.cross_attn_image):
-            if isinstance(attention, RoPEAttention) and attention.num_heads == 1:
-                _Attention.adopt(attention)
+    for attention in rotary_attentions(model):
+        if attention.num_heads == 1:
+            _Attention.adopt(attention)
     for module in model.modules():
         if type(module) is torch.nn.Linear:
             module.__class__ = _Linear
