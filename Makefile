@@ -2,8 +2,9 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-# What an environment was installed from: a change of pins or extras, or another checkout, installs again.
-STAMP := $(VENV)/.installed-$(shell (cat pyproject.toml constraints.txt; pwd) | cksum | cut -d' ' -f1)
+# What an environment was installed from: a change of recipe, pins or extras, or another checkout, installs again. An install
+# takes away the stamps of others: the environment now runs this checkout's code, and theirs may be gone.
+STAMP := $(VENV)/.installed-$(shell (cat Makefile pyproject.toml constraints.txt; pwd) | cksum | cut -d' ' -f1)
 
 .PHONY: demo test lint bench eval dashboard clean
 
@@ -40,6 +41,7 @@ $(STAMP): | $(BIN)/python
 	$(BIN)/pip install -q -c constraints.txt torch torchvision
 	SAM2_BUILD_CUDA=0 $(BIN)/pip install -q -c constraints.txt --no-build-isolation sam2
 	$(BIN)/pip install -q -c constraints.txt -e '.[video,serve,dashboard]'
+	@rm -f $(VENV)/.installed-*
 	@touch $@
 
 $(STAMP)-dev: $(STAMP)
