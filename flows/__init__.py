@@ -17,7 +17,8 @@ The flow itself:
   - `memory`: what SAM 2 remembers of each object, read by many in one batch
   - `lighter`: SAM 2's modules without work they repeat
   - `onednn`: their products on a CPU
-  - `masks`: logits -> masks at full size
+  - `soft_mask`: logits -> masks, measured as they are
+  - `mask`: which pixels an object covers, and how that is stored
   - `outlines`: masks <-> outlines as polygons
   - `run_lengths`: stored masks -> run lengths on the whole frame
   - `batches`: model calls in batches that shrink to what the device's memory holds

@@ -22,9 +22,10 @@ from flows.decode import read_frames
 from flows.errors import UsageError
 from flows.georeference import Calibration, to_pixels
 from flows.known import check_classes
+from flows.mask import Mask
 from flows.overlay import Outline, Overlay, Sighting
 from flows.privacy import Blur
-from flows.schema import EPOCH, NS, Frame, ImageArray, Mask, State, Video
+from flows.schema import EPOCH, NS, Frame, ImageArray, State, Video
 from flows.store.base import Filter, Store, Zone
 from flows.tracks import short_ids
 

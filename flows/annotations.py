@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flows.errors import UsageError
-from flows.schema import BoolArray, Float64Array, FloatArray, Mask
+from flows.mask import Mask
+from flows.schema import BoolArray, Float64Array, FloatArray
 from flows.store.base import Filter, Store
 from flows.tracks import short_ids
 

@@ -22,7 +22,8 @@ from scipy.optimize import linear_sum_assignment
 from flows.annotations import Annotations, IntArray, Masks
 from flows.associate import iou_matrix
 from flows.errors import UsageError
-from flows.schema import BoolArray, Mask
+from flows.mask import Mask
+from flows.schema import BoolArray
 
 RealArray = npt.NDArray[np.float64]
 

@@ -20,6 +20,7 @@ from flows.annotations import mot_table
 from flows.decode import FrameReader
 from flows.errors import UsageError
 from flows.export import mot
+from flows.mask import Mask
 from flows.schema import (
     ENDS_NS,
     NS,
@@ -28,7 +29,6 @@ from flows.schema import (
     TRACKLETS,
     Chunk,
     ChunkResult,
-    Mask,
     State,
     Video,
     make_id,

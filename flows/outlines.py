@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from flows.schema import Mask
+from flows.mask import Mask
 
 Ring = npt.NDArray[np.int32]
 """Corners of a piece, (n, 2) pixels, the first not repeated at the end."""

@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from flows.fonts import font_for
-from flows.schema import NS, ImageArray, Mask, State
+from flows.mask import Mask
+from flows.schema import NS, ImageArray, State
 
 Rgb = tuple[int, int, int]
 _Place = tuple[int, int, int, int]

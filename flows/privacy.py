@@ -22,7 +22,8 @@ import cv2
 import numpy as np
 
 from flows.finished import current_chunks
-from flows.schema import NS, ImageArray, Mask, Video
+from flows.mask import Mask
+from flows.schema import NS, ImageArray, Video
 from flows.store.base import Filter, Store
 
 _CELLS = 8

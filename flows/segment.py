@@ -21,13 +21,14 @@ import torch
 from flows.batches import Batches
 from flows.config import SegmentSettings
 from flows.lighter import compile_steps
-from flows.masks import SoftMask, soft_mask
+from flows.mask import Mask
 from flows.memory import Entry, Features, Memory, Reads, Sight, StreamingPredictor, box_logits, box_points
 from flows.models import build_segmenter, resolve
 from flows.onednn import use_onednn
 from flows.optical import Grey, moved
 from flows.prepare import Preparer
-from flows.schema import FloatArray, ImageArray, Mask
+from flows.schema import FloatArray, ImageArray
+from flows.soft_mask import SoftMask, soft_mask
 
 # SAM 2 normalises pointer ages by min(frames, 16) - 1; in a stream the number of frames is unknown and large.
 _ENDLESS = 1 << 30

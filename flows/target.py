@@ -14,7 +14,8 @@ from flows.associate import iou_matrix
 from flows.camera_motion import STILL, Affine, inverse, warp_box
 from flows.config import Settings, TrackSettings
 from flows.kalman import BoxKalman, smooth
-from flows.schema import ENDS_NS, NS, Chunk, FloatArray, Frame, Mask, State, make_id
+from flows.mask import Mask
+from flows.schema import ENDS_NS, NS, Chunk, FloatArray, Frame, State, make_id
 from flows.segment import Segment
 
 # A mask whose box overlaps the box estimated from both sides less than this is not that object's mask.

@@ -11,7 +11,8 @@ import pytest
 
 from flows.annotations import from_store, masks_from_store, read_mot
 from flows.errors import UsageError
-from flows.schema import NS, OBSERVATIONS, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, Mask, Video
+from flows.mask import Mask
+from flows.schema import NS, OBSERVATIONS, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, Video
 from flows.store import open_store
 
 

@@ -16,7 +16,7 @@ from trackers.eval.box import box_iou as reference_iou
 from flows.annotations import Annotations, read_mot
 from flows.errors import UsageError
 from flows.evaluate import evaluate, mask_iou, mask_j
-from flows.schema import Mask
+from flows.mask import Mask
 
 
 def _make_tracks(*, n_ids: int = 6, n_frames: int = 60, seed: int = 0) -> Annotations:

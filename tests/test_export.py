@@ -29,7 +29,8 @@ from flows.export import FORMATS, export
 from flows.export.cvat import _keyframes
 from flows.export.selection import tracklet_rows
 from flows.georeference import Calibration
-from flows.schema import NS, Mask, Video
+from flows.mask import Mask
+from flows.schema import NS, Video
 from flows.store.base import Filter, Store
 from flows.store.parquet import ParquetStore
 from flows.store.postgis import PostgisStore

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from flows import outlines
 from flows.evaluate import mask_iou
-from flows.schema import OBSERVATIONS, TRACKLETS, ChunkResult, Mask
+from flows.mask import Mask
+from flows.schema import OBSERVATIONS, TRACKLETS, ChunkResult
 from flows.store import open_store
 from flows.store.base import Store
 from tests.stores import make_chunk, make_links, make_observation, make_tracklet

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.mask import Mask
 from flows.overlay import PALETTE_RGB, Outline, Overlay, Sighting, colour_of, label_image
-from flows.schema import NS, Mask, State
+from flows.schema import NS, State
 from tests.tracked import make_mask
 
 

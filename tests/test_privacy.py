@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from flows.decode import probe, read_frames
 from flows.errors import UsageError
 from flows.exchange import privacy
+from flows.mask import Mask
 from flows.privacy import Blur, hidden_classes, hide_classes, pixelate
 from flows.render import RenderOptions, picked_frames, render_frames
-from flows.schema import NS, OBSERVATIONS, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, Mask, Video, make_id
+from flows.schema import NS, OBSERVATIONS, TRACK_LINKS, TRACKLETS, Chunk, ChunkResult, Video, make_id
 from flows.store.base import Store
 from flows.store.postgis import PostgisStore
 from tests.tracked import make_mask, make_store, sighting

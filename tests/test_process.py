@@ -10,8 +10,9 @@ from flows.config import Settings
 from flows.decode import plan_chunks, probe
 from flows.demo.scene import Scene
 from flows.demo.writer import VIDEO_NAME, write_scene
+from flows.mask import Mask
 from flows.process import DetectChunk, TrackChunk
-from flows.schema import Mask, State
+from flows.schema import State
 from flows.threads import torch_threads
 
 

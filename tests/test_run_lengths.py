@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
+from flows.mask import Mask
 from flows.run_lengths import compressed, decompressed, framed
-from flows.schema import Mask
 
 
 @given(st.lists(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=20), max_size=5))

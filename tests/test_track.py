@@ -13,7 +13,8 @@ import supervision as sv
 
 from flows.associate import iou_matrix
 from flows.config import Settings
-from flows.schema import NS, Chunk, Frame, Mask, State, Video
+from flows.mask import Mask
+from flows.schema import NS, Chunk, Frame, State, Video
 from flows.segment import Segment
 from flows.track import ChunkTracker
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flows.schema import Mask
+from flows.mask import Mask
 from flows.segment import Segment
 from flows.trust import MaskTrust
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from flows.mask import Mask
 from flows.schema import (
     NS,
     OBSERVATIONS,
@@ -16,7 +17,6 @@ from flows.schema import (
     TRACKLETS,
     Chunk,
     ChunkResult,
-    Mask,
     State,
     Video,
     make_id,

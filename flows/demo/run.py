@@ -17,9 +17,9 @@ from flows.console import err, out, print_table, video_id
 from flows.demo.scene import Scene, demo_scene
 from flows.demo.writer import MASKS_NAME, MOT_NAME, TRUTH_NAME, VIDEO_NAME, read_masks, write_scene
 from flows.evaluate import evaluate, mask_j
+from flows.mask import Mask
 from flows.render import render_video
 from flows.reports import REPORTS, run_report
-from flows.schema import Mask
 from flows.store import Store, Zone, open_store
 
 SOURCE = "demo"

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from flows.schema import TIMESTAMP, BoolArray, Mask
+from flows.mask import Mask
+from flows.schema import TIMESTAMP, BoolArray
 
 CHANGES = pa.schema(
     [

@@ -17,8 +17,8 @@ import numpy as np
 
 from flows import outlines
 from flows.export.selection import BOX, Selection, xywh
+from flows.mask import Mask
 from flows.run_lengths import framed
-from flows.schema import Mask
 
 _MASKS_AT_ONCE = 128
 """More would leave the processor's cache."""

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from flows.decode import probe
 from flows.events import recompute_events
-from flows.schema import OBSERVATIONS, Mask
+from flows.mask import Mask
+from flows.schema import OBSERVATIONS
 from flows.store import Store, Zone
 from tests import archive
 

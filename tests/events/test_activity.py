@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from flows.config import EventSettings
 from flows.events import compute_events
 from flows.events.work import CHANGES, MASK_COLUMNS, mask_change, mask_changes
-from flows.schema import TIMESTAMP, Mask
+from flows.mask import Mask
+from flows.schema import TIMESTAMP
 from tests.walks import SQUARE, START_US, events_of, make_observations, seconds, walk
 
 

@@ -13,7 +13,7 @@ from flows.demo.scene import Scene
 from flows.demo.writer import line_crossings, zone_visits
 from flows.events import compute_events
 from flows.events.work import MASK_COLUMNS, mask_changes
-from flows.schema import Mask
+from flows.mask import Mask
 from flows.store import Zone
 from tests.walks import START_US, make_observations
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.masks import soft_mask
+from flows.soft_mask import soft_mask
 
 
 def _logits(seed: int, size: int = 32, smooth: float = 3.0) -> np.ndarray:

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from flows.schema import BoolArray, FloatArray, Mask
+from flows.mask import Mask
+from flows.schema import BoolArray, FloatArray
 
 # Pieces smaller than this share of a mask's largest piece are specks, not an object cut in two by a pole.
 _SPECK = 0.2
