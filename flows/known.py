@@ -89,8 +89,10 @@ def same_video(store: Store, video_id: str, source: str, said: str) -> dict[str,
     for row in rows:
         if row["source_id"] == source:
             return dict(row)
-    has = f"{', '.join(row['source_id'] for row in rows)} have it" if rows else "no other source has it"
-    raise UsageError(f"{said} no source of this name has the same video; {has}")
+    if not rows:
+        raise UsageError(f"{said} no other source has the same video")
+    has = ", ".join(row["source_id"] for row in rows)
+    raise UsageError(f"{said} no source of this name has the same video; others do: {has}")
 
 
 def check_filter(store: Store, where: Filter) -> None:

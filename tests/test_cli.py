@@ -299,7 +299,7 @@ def test_imported_tracks_are_compared_with_ones_own(tmp_path):
     assert json.loads(done.stdout)["hota"] == pytest.approx(100)
     done = _sightflow("evaluate", "--truth", "thiers", *common, cwd=tmp_path)
     _assert_error(
-        done, 2, "--truth thiers: no such file, and no source of this name has the same video; theirs have it"
+        done, 2, "--truth thiers: no such file, and no source of this name has the same video; others do: theirs"
     )
     done = _sightflow("render", "both.mp4", "--beside", "theirs", *common, cwd=tmp_path)
     _assert_error(done, 0)

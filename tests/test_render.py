@@ -311,7 +311,9 @@ def test_another_source_is_shown_beside(tmp_path: Path) -> None:
     assert (probe(str(out)).width_px, probe(str(out)).height_px) == (320, 120)
     assert expected_frames(store, video.video_id, None, None) == 30
     assert expected_frames(store, video.video_id, START + timedelta(seconds=1), START + timedelta(hours=1)) == 5
-    with pytest.raises(UsageError, match=r"--beside thiers: no source of this name has the same video; theirs have it"):
+    with pytest.raises(
+        UsageError, match=r"--beside thiers: no source of this name has the same video; others do: theirs"
+    ):
         render_video(store, video.video_id, out, beside=["thiers"])
 
 
