@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from flows.schema import Float64Array, FloatArray
@@ -42,22 +43,34 @@ class Candidate:
 
 def iou_matrix(a_xyxy: FloatArray, b_xyxy: FloatArray) -> Float64Array:
     """Intersection over union of every box in a (N, 4) with every box in b (M, 4), shape (N, M)."""
-    shared, area_a, area_b = _intersections(a_xyxy, b_xyxy)
-    return shared / np.maximum(area_a[:, None] + area_b[None] - shared, 1e-9)
+    return iou(*_every_pair(a_xyxy, b_xyxy))
+
+
+def iou(a_xyxy: npt.NDArray[np.floating], b_xyxy: npt.NDArray[np.floating]) -> Float64Array:
+    """Intersection over union of boxes in a (..., 4) with those beside them in b (..., 4)."""
+    shared = _shared(a_xyxy, b_xyxy)
+    return shared / np.maximum(_area(a_xyxy) + _area(b_xyxy) - shared, 1e-9)
 
 
 def coverage(inner_xyxy: FloatArray, outer_xyxy: FloatArray) -> Float64Array:
     """Share of each box in inner (N, 4) that lies inside each box in outer (M, 4), shape (N, M)."""
-    shared, area, _ = _intersections(inner_xyxy, outer_xyxy)
-    return shared / np.maximum(area[:, None], 1e-9)
+    inner, outer = _every_pair(inner_xyxy, outer_xyxy)
+    return _shared(inner, outer) / np.maximum(_area(inner), 1e-9)
 
 
-def _intersections(a_xyxy: FloatArray, b_xyxy: FloatArray) -> tuple[Float64Array, Float64Array, Float64Array]:
-    a, b = np.asarray(a_xyxy, dtype=np.float64).reshape(-1, 4), np.asarray(b_xyxy, dtype=np.float64).reshape(-1, 4)
-    corner0 = np.maximum(a[:, None, :2], b[None, :, :2])
-    corner1 = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.clip(corner1 - corner0, 0, None).prod(axis=2)
-    return shared, (a[:, 2:] - a[:, :2]).prod(axis=1), (b[:, 2:] - b[:, :2]).prod(axis=1)
+def _every_pair(a_xyxy: FloatArray, b_xyxy: FloatArray) -> tuple[Float64Array, Float64Array]:
+    a, b = (np.asarray(boxes, dtype=np.float64).reshape(-1, 4) for boxes in (a_xyxy, b_xyxy))
+    return a[:, None], b[None]
+
+
+def _shared(a_xyxy: npt.NDArray[np.floating], b_xyxy: npt.NDArray[np.floating]) -> Float64Array:
+    corner0 = np.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
+    corner1 = np.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
+    return np.asarray(np.clip(corner1 - corner0, 0, None).prod(axis=-1), dtype=np.float64)
+
+
+def _area(boxes_xyxy: npt.NDArray[np.floating]) -> Float64Array:
+    return np.asarray((boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).prod(axis=-1), dtype=np.float64)
 
 
 def associate(

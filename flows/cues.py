@@ -9,13 +9,15 @@ from typing import NamedTuple
 import numpy as np
 
 from flows.appearance import describe, difference
-from flows.associate import LIKE, Candidate, coverage, iou_matrix
+from flows.associate import LIKE, Candidate, coverage, iou, iou_matrix
 from flows.optical import Flow
 from flows.schema import BoolArray, Float64Array, FloatArray, Frame, ImageArray
 from flows.target import Target
 
 # A box covered by another's to more than this share shows, in part, the other object.
 _CLEAR_COVERAGE = 0.3
+# Boxes that end this near to the frame's edge, as a share of its side, are cut by it.
+_CUT = 0.01
 # Deviation of a box's edges after an interval of optical flow, as a share of its size, beside what both ends differ by.
 _FLOW_SIGMA = 0.1
 
@@ -72,7 +74,7 @@ class Cues:
             before = np.stack([self._before[targets[i].target_id] for i in flown])
             forth = self._flow.carry(before)
             self._forth = {targets[i].target_id: forth[:, row] for row, i in enumerate(flown)}
-            overlap[flown] = np.maximum(overlap[flown], _meeting(forth, self._back))
+            overlap[flown] = np.maximum(overlap[flown], _meeting(forth, self._back, image_rgb.shape[1::-1]))
         return Evidence(overlap, describe(image_rgb, boxes_xyxy), _clear(boxes_xyxy))
 
     def between(self, target_id: int, row: int) -> Iterator[Flown]:
@@ -125,15 +127,31 @@ class Cues:
         del self._frames[:-1]
 
 
-def _meeting(forth_xyxy: FloatArray, back_xyxy: FloatArray) -> Float64Array:
+def _meeting(forth_xyxy: FloatArray, back_xyxy: FloatArray, size_px: tuple[int, int]) -> Float64Array:
     """How well objects carried forth (T, N, 4) and detections carried back (T, D, 4) meet: (N, D), mean IoU.
 
     From one side alone, what is covered on the way is carried off by what covers it.
     """
-    forth = iou_matrix(forth_xyxy[-1], back_xyxy[-1])
-    back = iou_matrix(forth_xyxy[0], back_xyxy[0])
+    before, after = forth_xyxy[[0, -1], :, None], back_xyxy[[0, -1], None]
+    forth = iou(_in_view(before[0], before[1], after[1], size_px), after[1])
+    back = iou(before[0], _in_view(after[1], after[0], before[0], size_px))
     # Boxes that were lost on the way are NaN and meet nothing.
     return (np.nan_to_num(forth) + np.nan_to_num(back)) / 2
+
+
+def _in_view(
+    box_xyxy: FloatArray, carried_xyxy: FloatArray, seen_xyxy: FloatArray, size_px: tuple[int, int]
+) -> FloatArray:
+    """What the frame, of this width and height, shows of a carried box, as it fits best what is seen there.
+
+    All (..., 4). Where the frame's edge cut the box, more of the object may have come into view since: that side is
+    anywhere from the edge to where flow carried it.
+    """
+    limits = np.array([0, 0, *size_px], dtype=np.float32)
+    cut = np.abs(box_xyxy - limits) <= _CUT * np.tile(size_px, 2)
+    low, high = np.minimum(carried_xyxy, limits), np.maximum(carried_xyxy, limits)
+    side = np.where(cut, np.clip(seen_xyxy, low, high), carried_xyxy)
+    return np.clip(side, 0, np.tile(size_px, 2)).astype(np.float32)
 
 
 def candidate(

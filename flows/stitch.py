@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import chdtrc, chdtri
 
 from flows.appearance import Looks, difference
-from flows.associate import APPEARANCE_WEIGHT, FORBIDDEN, assign, iou_matrix
+from flows.associate import APPEARANCE_WEIGHT, FORBIDDEN, assign, iou
 from flows.config import StitchSettings
 from flows.finished import borders, current_chunks
 from flows.revise import decided
@@ -202,7 +202,7 @@ def _shared_iou(a: Tracklet, b: Tracklet) -> float:
     shared, rows_a, rows_b = np.intersect1d(a.tail_ns, b.head_ns, return_indices=True)
     if shared.size == 0:
         return 0.0
-    return float(np.mean(np.diag(iou_matrix(a.tail_xyxy[rows_a], b.head_xyxy[rows_b]))))
+    return float(np.mean(iou(a.tail_xyxy[rows_a], b.head_xyxy[rows_b])))
 
 
 def _join_gaps(tracklets: Sequence[Tracklet], joined: Sequence[Link], settings: StitchSettings) -> list[Link]:

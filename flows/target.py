@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from flows.appearance import Looks
-from flows.associate import iou_matrix
+from flows.associate import iou
 from flows.camera_motion import STILL, Affine, inverse, warp_box
 from flows.config import Settings, TrackSettings
 from flows.kalman import BoxKalman, smooth
 from flows.mask import Mask
-from flows.schema import ENDS_NS, NS, Chunk, FloatArray, Frame, State, make_id
+from flows.schema import ENDS_NS, NS, Chunk, FloatArray, Frame, State, Video, make_id
 from flows.segment import Segment
 
 # A mask whose box overlaps the box estimated from both sides less than this is not that object's mask.
@@ -212,7 +212,7 @@ class Target:
         cut = chunk.shared_before(sightings[0].pts_ns) or chunk.shared_after(sightings[-1].pts_ns)
         if not self.confirmed and not cut:
             return [], []
-        boxes = _boxes(sightings, settings.track.smooth, views)
+        boxes = _in_frame(_boxes(sightings, settings.track.smooth, views), chunk.video)
         sightings = [_with_trusted_mask(s, box) for s, box in zip(sightings, boxes, strict=True)]
         own = [i for i, s in enumerate(sightings) if chunk.start_ns <= s.pts_ns < chunk.end_ns]
         if not own:
@@ -326,9 +326,15 @@ def _boxes(sightings: Sequence[Sighting], two_sided: bool, views: Mapping[int, A
     return [b if s.box_xyxy is None else s.box_xyxy for s, b in zip(sightings, smoothed, strict=True)]
 
 
+def _in_frame(boxes: Sequence[FloatArray], video: Video) -> list[FloatArray]:
+    """What of each box (4,) the frame shows, at least a pixel: detections and masks end at its edge, too."""
+    width, height = video.width_px, video.height_px
+    return list(np.clip(boxes, [0, 0, 1, 1], [width - 1, height - 1, width, height]).astype(np.float32))
+
+
 def _with_trusted_mask(sighting: Sighting, box: FloatArray) -> Sighting:
     """The sighting without its mask where that lies elsewhere than the object; then the box is interpolated."""
-    if sighting.mask_xyxy is None or iou_matrix(sighting.mask_xyxy[None], box[None])[0, 0] >= _TRUSTED_MASK_IOU:
+    if sighting.mask_xyxy is None or iou(sighting.mask_xyxy, box) >= _TRUSTED_MASK_IOU:
         return sighting
     state = State.INTERPOLATED if sighting.state is State.PROPAGATED else sighting.state
     return replace(sighting, mask=None, mask_xyxy=None, area_px=None, state=state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flows.associate import iou_matrix
+from flows.associate import iou
 from flows.kalman import BoxKalman
 from flows.schema import FloatArray
 from flows.segment import Segment
@@ -67,7 +67,7 @@ class MaskTrust:
         error = float(np.sqrt(np.mean((segment.box_xyxy - box_xyxy) ** 2))) / size
         share = max(1 - _MEMORY, 1 / (_UNKNOWN_WEIGHT + self._compared))
         self.sigma = float(np.clip((1 - share) * self.sigma + share * error, *_SIGMA_RANGE))
-        return float(iou_matrix(segment.box_xyxy[None], box_xyxy[None])[0, 0])
+        return float(iou(segment.box_xyxy, box_xyxy))
 
 
 def detection_sigma(confidence: float) -> float:

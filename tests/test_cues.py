@@ -89,3 +89,37 @@ def test_what_is_missed_is_followed_to_where_it_went_out_of_sight():
     flown = list(cues.departure(7, target.looks.latest, frames))
     assert [f.number for f in flown] == [1, 2]
     assert list(cues.departure(8, target.looks.latest, frames)) == []
+
+
+def _entering(i):
+    """Where a board, 100 px wide, that comes in from the left is seen."""
+    return np.array([max(8 * i - 60, 0), 40, 8 * i + 40, 120], dtype=np.float32)
+
+
+def _boards(*, mirrored):
+    rng = np.random.default_rng(4)
+    background, board = (cv2.GaussianBlur(rng.uniform(0, 255, (*s, 3)), (0, 0), 2) for s in ((240, 320), (80, 100)))
+    frames = []
+    for i in range(STEPS):
+        picture = background.copy()
+        x1, _, x2, _ = _entering(i).astype(int)
+        picture[40:120, x1:x2] = board[:, -(x2 - x1) :] * 0.6
+        frames.append(Frame(i, i * NS // 10, (picture[:, ::-1] if mirrored else picture).astype(np.uint8).copy()))
+    return frames
+
+
+def _mirror(box):
+    return np.array([320 - box[2], box[1], 320 - box[0], box[3]], dtype=np.float32)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("leaving", [False, True])
+def test_what_the_edge_of_the_frame_cut_is_known_by_what_has_come_into_view(mirrored, leaving):
+    ends = [_entering(0), _entering(STEPS - 1)]
+    frames = _boards(mirrored=mirrored)
+    if leaving:
+        frames = [Frame(n, n * NS // 10, f.image_rgb) for n, f in enumerate(frames[::-1])]
+        ends = ends[::-1]
+    before, after = ([_mirror(box) if mirrored else box] for box in ends)
+    _, evidence, _ = _cues(frames, before, after)
+    assert evidence.overlap[0, 0] > 0.85

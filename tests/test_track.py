@@ -179,6 +179,9 @@ def test_a_bridge_ends_and_so_does_the_tracklet_at_its_last_true_sighting():
 def test_what_leaves_the_frame_ends():
     _, (life,) = _track({"a": _walk(end=20, x0=230.0)})
     assert life[-1]["frame"] == 19
+    # What is reported is what the frame shows.
+    assert max(row["x2_px"] for row in life) == WIDTH_PX
+    assert all(row["x_px"] == (row["x1_px"] + row["x2_px"]) / 2 for row in life)
 
 
 def test_a_mask_that_jumps_is_drift_and_is_looked_at_at_once():
