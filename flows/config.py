@@ -321,7 +321,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     for step, fields in content.items():
         if not isinstance(fields, dict | None):
             raise ConfigError(f"{file}: {step}: expected its fields, as in `{step}: {{field: value}}`, got {fields!r}")
-    return {step: fields or {} for step, fields in content.items()}
+    # Names as they stand there: YAML reads `1` and `null` as no text.
+    return {str(step): fields or {} for step, fields in content.items()}
 
 
 def _check_environment(steps: Iterable[str]) -> None:

@@ -22,6 +22,8 @@ def test_flags_win_over_environment_over_file(tmp_path, monkeypatch):
         ("plan: {chunk_seconds: 1}", "overlap_seconds"),
         ("- a\n- b", "one mapping per step"),
         ("detect: [", "not a readable YAML"),
+        ("1: {detect_every: 3}", "1: Extra inputs"),
+        ("null: {detect_every: 3}", "None: Extra inputs"),
         ("detect: 5", "detect: expected its fields"),
         ("plan: {chunk_seconds: .inf}", "plan.chunk_seconds"),
         ("events: {speed_window_seconds: 1.0e300}", "events.speed_window_seconds"),
