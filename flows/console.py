@@ -22,7 +22,7 @@ from rich.table import Table
 from flows.config import Settings, StoreSettings
 from flows.errors import StoreError, UsageError
 from flows.reports import run_report
-from flows.schema import EPOCH, NS
+from flows.schema import EPOCH, NS, as_text
 from flows.store import Store, open_store
 
 _CHOICES = 20
@@ -112,7 +112,7 @@ def utc(time: datetime | None) -> datetime | None:
 
 def command_line(given: str, without_password: str) -> str:
     """How this process was called, for the record; a store's password is left out."""
-    return shlex.join(["sightflow", *(argument.replace(given, without_password) for argument in sys.argv[1:])])
+    return as_text(shlex.join(["sightflow", *(argument.replace(given, without_password) for argument in sys.argv[1:])]))
 
 
 def print_undated(store: Store, sources: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, TypeVar
 
 from flows.config import Settings
@@ -18,10 +19,12 @@ from flows.decode import plan_chunks, probe
 from flows.errors import SightflowError, VideoError
 from flows.media import find_videos, is_url
 from flows.models import model_hash, resolve
-from flows.schema import Chunk, ChunkState, Video
+from flows.probe import default_source
+from flows.schema import Chunk, ChunkState, Video, as_text
 from flows.store import Store
 
 _Item = TypeVar("_Item")
+_log = logging.getLogger(__name__)
 
 # A file that was written to this short a time ago may still be being copied, and half a video is another video.
 SETTLE_S = 2.0
@@ -102,13 +105,16 @@ def plan_run(
 
     def probed() -> Iterator[Video]:
         for uri in uris:
+            name = as_text(uri)
             try:
+                _check_name(uri, name)
                 _check_settled(uri, settle_s)
                 yield probe(uri, source_id, start_time)
             except SightflowError as error:
                 summary.rejected += 1
-                summary.tell("rejected", uri, str(error))
-                store.reject(uri, source_id or PurePath(uri).stem, str(error))
+                summary.tell("rejected", name, str(error))
+                _log.warning("rejected: %s", error)  # who watches sees no summary
+                store.reject(name, source_id or default_source(name), str(error))
 
     summary, chunks = plan_videos(probed(), settings, store, command=command, retry_failed=retry_failed)
     return summary, chunks
@@ -164,35 +170,46 @@ def _entered(chunks: Sequence[Chunk], summary: RunSummary, store: Store, retry_f
             yield chunk
 
 
+def _check_name(uri: str, name: str) -> None:
+    if name != uri:
+        raise VideoError(f"{name}: its name is not UTF-8, and no store can hold it; rename the file or its folder")
+
+
 def _check_settled(uri: str, settle_s: float) -> None:
     """Wait until a local file that was just written to has been left alone for a moment.
 
     Raises:
         VideoError: It grows.
     """
-    if is_url(uri) or not Path(uri).is_file():
+    before = None if is_url(uri) else _state(uri)
+    if before is None:
         return  # what is not there is told by the probe
-    before = Path(uri).stat()
-    wait_s = before.st_mtime + settle_s - time.time()
+    wait_s = before[0] + settle_s - time.time()
     if 0 < wait_s <= settle_s:
         time.sleep(wait_s)
-        after = Path(uri).stat()
-        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        if _state(uri) not in (before, None):
             raise VideoError(f"{uri}: it is still being written to; run again when it is complete")
 
 
 def watch_videos(paths: Sequence[str], every_s: float) -> Iterator[str]:
     """Videos under paths as they come, for ever: each when it has been left alone so long, and again if it changes.
 
-    Objects of a store (`s3://`, ...) appear whole, and are known by name.
+    Objects of a store (`s3://`, ...) appear whole, and are known by name. A path where nothing is yet is waited for,
+    beside the others.
     """
     known: dict[str, tuple[float, int]] = {}
+    missing: set[str] = set()
     while True:
-        try:
-            found = find_videos(paths)
-        except VideoError:
-            found = []  # an archive may be empty when watching begins
-        for uri in found:
+        found: set[str] = set()
+        for path in paths:
+            try:
+                found.update(find_videos([path]))
+                missing.discard(path)
+            except VideoError as error:
+                if path not in missing:
+                    _log.warning("waiting: %s", error)
+                missing.add(path)
+        for uri in sorted(found):
             state = (0.0, 0) if is_url(uri) else _state(uri)
             if state is not None and known.get(uri) != state and state[0] <= time.time() - every_s:
                 known[uri] = state
@@ -201,6 +218,7 @@ def watch_videos(paths: Sequence[str], every_s: float) -> Iterator[str]:
 
 
 def _state(path: str) -> tuple[float, int] | None:
+    """When a file was changed last, and its size; None where it cannot be seen."""
     try:
         status = Path(path).stat()
     except OSError:

@@ -73,7 +73,7 @@ def probe(uri: str, source_id: str | None = None, start_time: datetime | None = 
     return Video(
         uri=uri,
         content_hash=digest,
-        source_id=source_id or _stem(uri),
+        source_id=source_id or default_source(uri),
         width_px=upright[0],
         height_px=upright[1],
         fps=timing.fps,
@@ -99,7 +99,8 @@ def _check_timing(uri: str, timing: _Timing) -> None:
         )
 
 
-def _stem(uri: str) -> str:
+def default_source(uri: str) -> str:
+    """The source of a video when nobody names it: its file's name without extension."""
     path = unquote(urlsplit(uri).path) if is_url(uri) else uri
     return PurePath(path).stem or uri
 

@@ -36,6 +36,11 @@ _HASHED_NAMESPACE = hashlib.sha1(NAMESPACE.bytes, usedforsecurity=False)
 _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 
 
+def as_text(path: str) -> str:
+    """A path as text that can be stored and printed: bytes of its name that are not UTF-8 are written `\\xe9`."""
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def make_id(*parts: object) -> str:
     """The id of the thing named by `parts`: a uuid5 (RFC 9562) over their text.
 

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 
+import fsspec
 import pytest
 
 from flows.config import Settings
@@ -101,6 +102,45 @@ def test_a_file_that_grows_is_left_for_later(tmp_path):
         assert set(store.ledger()["state"].to_pylist()) == {ChunkState.PLANNED}
 
 
+def test_a_file_that_goes_while_it_is_looked_at_is_rejected(tmp_path):
+    video = write_video(tmp_path / "a.mp4", frames=10)
+    with open_store(str(tmp_path / "store")) as store:
+        summary, todo = plan_run([str(video)], Settings.load(flags=SECOND), store, settle_s=0.5)
+        going = threading.Timer(0.1, video.unlink)
+        going.start()
+        assert list(todo) == []
+        going.join()
+    ((end, _, error),) = summary.errors
+    assert end == "rejected"
+    assert "no such file" in error
+
+
+def test_a_name_that_is_not_utf_8_costs_its_video_alone(tmp_path, store_url):
+    """Recorders of old wrote names in the code page of their country."""
+    old = os.fsdecode(os.fsencode(write_video(tmp_path / "caf.mp4", frames=10)).replace(b"caf", b"caf\xe9"))
+    (tmp_path / "caf.mp4").rename(old)
+    good = str(write_video(tmp_path / "good.mp4", frames=10))
+    with open_store(store_url) as store:
+        summary, todo = _plan(store, [old, good])
+        assert [chunk.video.uri for chunk in todo] == [good]
+        ((end, name, error),) = summary.errors
+        assert (end, name) == ("rejected", str(tmp_path / "caf\\xe9.mp4"))
+        assert "not UTF-8" in error
+        assert {row["source_id"] for row in store.ledger().to_pylist()} == {"caf\\xe9", "good"}
+
+
+def test_what_was_rejected_at_an_address_is_taken_back(tmp_path):
+    """Its source has the same name in the ledger, readable or not."""
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/rejected/gate%203.mp4", b"not yet")
+    with open_store(str(tmp_path / "store")) as store:
+        assert list(_plan(store, ["memory://rejected/gate%203.mp4"])[1]) == []
+        assert store.ledger()["state"].to_pylist() == [ChunkState.FAILED]
+        memory.pipe("/rejected/gate%203.mp4", write_video(tmp_path / "a.mp4", frames=10).read_bytes())
+        assert len(list(_plan(store, ["memory://rejected/gate%203.mp4"])[1])) == 1
+        assert store.ledger()["state"].to_pylist() == [ChunkState.PLANNED]
+
+
 def test_watching_finds_what_comes_once_it_is_whole(tmp_path):
     watched = watch_videos([str(tmp_path)], 0.05)
     old = time.time() - 60
@@ -115,6 +155,17 @@ def test_watching_finds_what_comes_once_it_is_whole(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"another")
     os.utime(tmp_path / "a.mp4", (old + 1, old + 1))
     assert next(watched).endswith("a.mp4")
+
+
+def test_a_path_where_nothing_is_yet_keeps_no_other_waiting(tmp_path, caplog):
+    watched = watch_videos([str(tmp_path / "gate-1"), str(tmp_path / "gate-2")], 0.05)
+    for gate in ("gate-2", "gate-1"):
+        (tmp_path / gate).mkdir()
+        (tmp_path / gate / "a.mp4").write_bytes(b"whole")
+        os.utime(tmp_path / gate / "a.mp4", (1, 1))
+        assert next(watched) == str(tmp_path / gate / "a.mp4")
+    # What is misspelt must be seen, and not every ten seconds.
+    assert [record.args[0].args[0].split(":")[0] for record in caplog.records] == [str(tmp_path / "gate-1")]
 
 
 def test_batches_hold_what_is_there_and_errors_come_through():
