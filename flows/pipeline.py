@@ -220,7 +220,8 @@ def start_ray() -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     local: dict[str, Any] = {}
     if not _is_job():
-        local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+        # Without an address it would join any Ray that somebody has started on this machine.
+        local = {"address": "local", "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     # Restarts and retries of actors can only be set through arguments that Ray 2.64 will rename.
     warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
     # A pass may hold fewer chunks by the time a pool of its size is made, when others have done some.

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.request import urlopen
 
+import psutil
 import pytest
 
 from flows.models import resolve
@@ -93,6 +94,15 @@ def test_two_drivers_share_the_work(scene, tmp_path):  # noqa: F811
     assert [run.returncode for run in runs] == [0, 0], said
     assert {(row["state"], row["attempts"]) for row in _ledger(store)} == {(ChunkState.DONE, 1)}
     _assert_exactly_once(store)
+
+
+def test_a_ray_that_somebody_else_started_is_left_alone(scene, tmp_path):  # noqa: F811
+    with running_nodes(1, {}) as (_, nodes):
+        there = {"RAY_TMPDIR": psutil.Process(nodes[0]).environ()["RAY_TMPDIR"]}
+        run = _start(scene, tmp_path / "store", there)
+        _, err = run.communicate(timeout=900)
+    assert run.returncode == 0, err
+    _assert_exactly_once(tmp_path / "store")
 
 
 def test_prometheus_gets_what_the_dashboard_draws(scene, tmp_path):  # noqa: F811
