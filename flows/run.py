@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -54,6 +55,8 @@ def run(
 
     Several runs may share a store: each chunk is done by one of them.
     """
+    # Whoever stops a run gets what Ctrl-C gets, while it loads what it is made of, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     warn_of_password(store)
     settings = Settings.load(
         config,

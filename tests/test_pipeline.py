@@ -196,6 +196,20 @@ def test_a_stopped_run_says_how_to_go_on(scene, tmp_path):
     assert {row["attempts"] for row in ledger if row["state"] == ChunkState.PLANNED} <= {0}
 
 
+def test_a_run_that_is_stopped_while_it_loads_says_so_too(scene, tmp_path):
+    store = tmp_path / "store"
+    run = subprocess.Popen(_command(scene, str(store), "--classes", "person"), stderr=subprocess.PIPE, text=True)
+    while not (store / "schema_version").exists():
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(signal.SIGTERM)  # it loads the detector to know its classes
+    _, err = run.communicate(timeout=120)
+    assert (run.returncode, err) == (
+        130,
+        "Stopped. What is finished is stored; the same command does the rest.\n",
+    )
+
+
 def test_watching_goes_on_with_what_comes(scene, tmp_path):
     videos, store_url = tmp_path / "videos", str(tmp_path / "store")
     videos.mkdir()
