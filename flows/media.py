@@ -7,11 +7,13 @@ concatenation lists are refused. URLs are read through fsspec, piece by piece; c
 from __future__ import annotations
 
 import difflib
+import functools
 import glob
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,6 +38,8 @@ _DEMUXERS = (
 
 _HASHED_PIECE = 1 << 20
 
+_log = logging.getLogger(__name__)
+
 # A demuxer that cannot resynchronise fails on every call: past this many failures in a row the file has ended.
 _MAX_READ_FAILURES = 8
 
@@ -48,8 +52,9 @@ def is_url(path: str) -> bool:
 def find_videos(paths: Sequence[str]) -> list[str]:
     """Resolve files, folders, globs and URLs to single videos.
 
-    Folders are searched recursively for files with a known video extension; hidden files and folders are left out. A
-    URL that ends in `/` or names a folder of its store, or contains `*`, is expanded the same way.
+    Folders are searched recursively, through links, for files with a known video extension; hidden files and folders
+    are left out, and such as cannot be listed, with a warning. A URL that ends in `/` or names a folder of its store,
+    or contains `*`, is expanded the same way.
 
     Returns:
         Absolute paths and URLs, sorted, each once.
@@ -82,9 +87,29 @@ def _find_local(path: str) -> list[str]:
 
 
 def _walk(top: str) -> Iterator[tuple[str, list[str]]]:
-    for folder, folders, names in os.walk(top):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    """Folders and the files in them, through links, each once: a link may lead back to where it lies."""
+    seen = {os.path.realpath(top)}
+    for folder, folders, names in os.walk(top, followlinks=True, onerror=_tell_of_locked):
+        # By their own names before by links to them.
+        inside = sorted(folders, key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
+        folders.clear()
+        for name in inside:
+            real = os.path.realpath(os.path.join(folder, name))
+            if not name.startswith(".") and real not in seen:
+                seen.add(real)
+                folders.append(name)
         yield folder, names
+
+
+def _tell_of_locked(error: OSError) -> None:
+    # No error: the root of a disk has a `lost+found` that none but root may look into.
+    tell_once(f"{error.filename}: left out, for it cannot be listed ({error.strerror})")
+
+
+@functools.cache
+def tell_once(message: str) -> None:
+    """Warn of something that is found again each time somebody looks."""
+    _log.warning(message)
 
 
 def _videos_among(files: Sequence[str], path: str, kind: str) -> list[str]:
@@ -103,11 +128,19 @@ def _has_video_extension(path: str) -> bool:
 
 def _missing(path: str, full: str) -> str:
     parent, name = os.path.split(full)
+    try:
+        os.stat(full)
+    except PermissionError:
+        return f"{path}: permission denied: let this user enter the folders it lies in"
+    except OSError:
+        pass  # it is missing indeed
     if os.path.islink(full):
         return f"{path}: a link to {os.readlink(full)}, which does not exist"
     if not os.path.isdir(parent):
         return f"{path}: no such file or folder, and the folder {parent} does not exist either"
-    near = difflib.get_close_matches(name, os.listdir(parent), n=1)
+    near: list[str] = []
+    with suppress(PermissionError):
+        near = difflib.get_close_matches(name, os.listdir(parent), n=1)
     return f"{path}: no such file or folder" + (f"; did you mean {os.path.join(parent, near[0])}?" if near else "")
 
 

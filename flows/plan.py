@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from flows.config import Settings
 from flows.decode import plan_chunks, probe
 from flows.errors import SightflowError, VideoError
-from flows.media import find_videos, is_url
+from flows.media import find_videos, is_url, tell_once
 from flows.models import model_hash, resolve
 from flows.probe import default_source
 from flows.schema import Chunk, ChunkState, Video, as_text
@@ -198,17 +198,13 @@ def watch_videos(paths: Sequence[str], every_s: float) -> Iterator[str]:
     beside the others.
     """
     known: dict[str, tuple[float, int]] = {}
-    missing: set[str] = set()
     while True:
         found: set[str] = set()
         for path in paths:
             try:
                 found.update(find_videos([path]))
-                missing.discard(path)
             except VideoError as error:
-                if path not in missing:
-                    _log.warning("waiting: %s", error)
-                missing.add(path)
+                tell_once(f"waiting: {error}")
         for uri in sorted(found):
             state = (0.0, 0) if is_url(uri) else _state(uri)
             if state is not None and known.get(uri) != state and state[0] <= time.time() - every_s:

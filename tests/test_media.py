@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import pytest
 from flows.decode import probe, read_frames
 from flows.errors import MissingExtraError, VideoError
 from flows.media import content_hash, find_videos, open_video
+from tests.nobody import as_nobody
 from tests.videos import write_audio, write_video
 
 
@@ -41,6 +43,29 @@ def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tmp_path: Path) -> None:
     _touch(tmp_path / "cam[1].mp4")
     assert find_videos([str(tmp_path / "cam[1].mp4")]) == [str(tmp_path / "cam[1].mp4")]
+
+
+def test_folders_are_searched_through_links_each_once(tmp_path: Path) -> None:
+    _touch(tmp_path / "nas" / "a.mp4", tmp_path / "archive" / "z" / "b.mp4")
+    for link, to in (("gate-1", "../nas"), ("a", "z"), ("z/back", "..")):
+        (tmp_path / "archive" / link).symlink_to(to)
+    found = [str(tmp_path / "archive" / name) for name in ("gate-1/a.mp4", "z/b.mp4")]
+    assert find_videos([str(tmp_path / "archive")]) == found
+
+
+def test_what_one_may_not_read_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with tempfile.TemporaryDirectory(prefix="sf-locked-") as name:
+        locked, open_one = Path(name, "locked", "a.mp4"), Path(name, "open", "b.mp4")
+        _touch(locked, open_one)
+        Path(name).chmod(0o755)
+        locked.parent.chmod(0)
+        with as_nobody():
+            assert find_videos([name]) == [str(open_one)]
+            for lost in (locked, locked.with_name("c.mp4")):
+                with pytest.raises(VideoError, match=f"{lost}: permission denied"):
+                    find_videos([str(lost)])
+        locked.parent.chmod(0o755)
+    assert caplog.messages == [f"{locked.parent}: left out, for it cannot be listed (Permission denied)"]
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_a_path_where_nothing_is_yet_keeps_no_other_waiting(tmp_path, caplog):
         os.utime(tmp_path / gate / "a.mp4", (1, 1))
         assert next(watched) == str(tmp_path / gate / "a.mp4")
     # What is misspelt must be seen, and not every ten seconds.
-    assert [record.args[0].args[0].split(":")[0] for record in caplog.records] == [str(tmp_path / "gate-1")]
+    assert [message.split(": ")[1] for message in caplog.messages] == [str(tmp_path / "gate-1")]
 
 
 def test_batches_hold_what_is_there_and_errors_come_through():

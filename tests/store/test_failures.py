@@ -22,6 +22,7 @@ from flows.schema import ChunkResult, ChunkState
 from flows.store import Store, open_store, pgconnect
 from flows.workers import Commit
 from tests.archive import make_archive_chunk
+from tests.nobody import as_nobody
 from tests.postgis import running_cluster
 from tests.stores import make_chunk, make_result
 
@@ -164,19 +165,6 @@ def test_a_servers_full_disk_loses_no_finished_chunk(postgis_url: str, postgis_d
             server.execute(f"drop tablespace {space}")
 
 
-@contextmanager
-def _as_nobody() -> Iterator[None]:
-    """Root may write anywhere, so root becomes nobody."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65_534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 def test_a_folder_one_may_not_write_is_explained() -> None:
     with tempfile.TemporaryDirectory(prefix="sf-locked-") as name:
         folder = Path(name)
@@ -186,7 +174,7 @@ def test_a_folder_one_may_not_write_is_explained() -> None:
             for path in (folder / "store").rglob("*"):
                 path.chmod(0o555 if path.is_dir() else 0o444)
             (folder / "store").chmod(0o555)
-            with _as_nobody():
+            with as_nobody():
                 for write in (
                     lambda: open_store(str(folder / "other")).prepare(),
                     lambda: store.commit(make_result(make_chunk(1))),
