@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -55,8 +56,10 @@ def run(
 
     Several runs may share a store: each chunk is done by one of them.
     """
-    # Whoever stops a run gets what Ctrl-C gets, while it loads what it is made of, too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Whoever stops a run, or closes its terminal, gets what Ctrl-C gets, while it loads what it is made of, too.
+    for end in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(end) is signal.SIG_DFL:  # `nohup` has it ignored
+            signal.signal(end, signal.default_int_handler)
     warn_of_password(store)
     settings = Settings.load(
         config,
@@ -91,6 +94,8 @@ def run_flow(
     quiet: bool = False,
 ) -> bool:
     """Run the flow with progress and a closing summary; False where something failed."""
+    # Read when Ray is imported, and documented: else it writes pages about every dead worker to standard output.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
     from flows import pipeline
     from flows.media import find_videos
     from flows.plan import plan_run, watch_videos
