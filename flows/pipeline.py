@@ -12,6 +12,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import threading
 import time
 import warnings
@@ -62,6 +63,8 @@ _TRACKERS_A_COMMITTER = 8
 # A result is worth its chunk's minutes: its commit is tried again when its actor dies.
 _COMMIT_RETRIES = 3
 _OBJECT_STORE_BYTES = 256 << 20
+# To the head of a cluster; within one it takes milliseconds.
+_CONNECT_SECONDS = 10.0
 
 
 def run(todo: Iterable[Chunk], summary: RunSummary, settings: Settings, store: Store) -> RunSummary:
@@ -212,14 +215,20 @@ def _measure(numbers: Iterable[Sample]) -> None:
 
 
 def start_ray() -> None:
-    """Join the cluster this process was submitted to, or start a quiet local one."""
+    """Join the cluster this process was submitted to, or start a quiet local one.
+
+    Raises:
+        WorkerError: There is no such cluster, or none can be started.
+    """
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_AUTH_MODE", "token" if _is_job() else "disabled")
     # Its C++ side would tell whoever starts a run that actors with large arguments may fail to restart.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     local: dict[str, Any] = {}
-    if not _is_job():
+    if _is_job():
+        _check_cluster(os.environ["RAY_ADDRESS"])
+    else:
         # Without an address it would join any Ray that somebody has started on this machine.
         local = {"address": "local", "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     # Restarts and retries of actors can only be set through arguments that Ray 2.64 will rename.
@@ -284,7 +293,25 @@ def _stop_on_sigterm() -> None:
 
 def _is_job() -> bool:
     """Whether this process belongs to a cluster that was there before it."""
-    return "RAY_ADDRESS" in os.environ
+    return os.environ.get("RAY_ADDRESS", "") not in ("", "local")
+
+
+def _check_cluster(address: str) -> None:
+    """Look whether somebody listens at a cluster's address: Ray itself tries for a quarter of an hour.
+
+    Raises:
+        WorkerError: Nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or "://" in address:
+        return  # Ray knows what `auto` and its client's addresses are
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise WorkerError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({error.strerror or error}): start it, or unset "
+            "RAY_ADDRESS to work on this machine alone"
+        ) from None
 
 
 def _addressed(settings: Settings) -> Settings:

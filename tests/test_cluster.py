@@ -98,11 +98,19 @@ def test_two_drivers_share_the_work(scene, tmp_path):  # noqa: F811
 
 def test_a_ray_that_somebody_else_started_is_left_alone(scene, tmp_path):  # noqa: F811
     with running_nodes(1, {}) as (_, nodes):
-        there = {"RAY_TMPDIR": psutil.Process(nodes[0]).environ()["RAY_TMPDIR"]}
+        there = {"RAY_TMPDIR": psutil.Process(nodes[0]).environ()["RAY_TMPDIR"], "RAY_ADDRESS": ""}
         run = _start(scene, tmp_path / "store", there)
         _, err = run.communicate(timeout=900)
     assert run.returncode == 0, err
     _assert_exactly_once(tmp_path / "store")
+
+
+def test_a_cluster_that_is_not_there_is_said(scene, tmp_path):  # noqa: F811
+    address = f"127.0.0.1:{free_port()}"
+    run = _start(scene, tmp_path / "store", {"RAY_ADDRESS": address})
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 1
+    assert f"no Ray cluster answers at RAY_ADDRESS={address} (Connection refused)" in err
 
 
 def test_prometheus_gets_what_the_dashboard_draws(scene, tmp_path):  # noqa: F811
