@@ -18,11 +18,15 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from flows.config import DetectSettings, PlanSettings
-from flows.media import Decoder, find_videos, open_video
+from flows.errors import VideoError
+from flows.media import Decoder, content_hash, find_videos, open_video
 from flows.probe import Monotonic, counts_decode_time, in_ns, probe
 from flows.schema import NS, Chunk, Frame, ImageArray, Video
 
-__all__ = ["FrameReader", "Keyframes", "find_videos", "keyframe_interval", "plan_chunks", "probe", "read_frames"]
+__all__ = [
+    "FrameReader", "Keyframes", "UnchangedFrameReader", "find_videos", "keyframe_interval", "plan_chunks", "probe",
+    "read_frames",
+]  # fmt: skip
 
 _BACK_S = (0, 1, 4, 16, 64, 256)
 """How far before its start a chunk's keyframe is looked for, in seconds, before decoding from the file's start."""
@@ -224,6 +228,20 @@ class FrameReader:
             width, height = height, width
         image = self._reformatter.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()
         return np.ascontiguousarray(np.rot90(image, quarters))
+
+
+class UnchangedFrameReader(FrameReader):
+    """The same, of the content that was probed: else what another video shows would be stored as of this one."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Decode.
+
+        Raises:
+            VideoError: also when all frames are read, if the file was replaced or has grown.
+        """
+        yield from super().__iter__()
+        if content_hash(self._video.uri) != self._video.content_hash:
+            raise VideoError(f"{self._video.uri}: its content has changed since the run looked at it: run again")
 
 
 def _from_keyframe(decoder: Decoder) -> Iterator[Any]:

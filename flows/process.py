@@ -21,7 +21,7 @@ import torch
 
 from flows.ahead import ahead
 from flows.config import Settings
-from flows.decode import FrameReader, Keyframes, keyframe_interval
+from flows.decode import Keyframes, UnchangedFrameReader, keyframe_interval
 from flows.detect import Detector, detect_frames, from_table
 from flows.errors import SightflowError
 from flows.schema import DETECTIONS, Chunk, ChunkResult, Frame
@@ -65,7 +65,11 @@ class DetectChunk:
     """
 
     def __init__(
-        self, settings: Settings, device: str | None = None, threads: int | None = None, read: Read = FrameReader
+        self,
+        settings: Settings,
+        device: str | None = None,
+        threads: int | None = None,
+        read: Read = UnchangedFrameReader,
     ) -> None:
         device = prepare_device(device, threads)
         self._read = read
@@ -115,7 +119,11 @@ class TrackChunk:
     """
 
     def __init__(
-        self, settings: Settings, device: str | None = None, threads: int | None = None, read: Read = FrameReader
+        self,
+        settings: Settings,
+        device: str | None = None,
+        threads: int | None = None,
+        read: Read = UnchangedFrameReader,
     ) -> None:
         # Here, for who only detects loads neither SAM 2 nor the filter.
         from flows.segment import load_segmenter

@@ -83,3 +83,14 @@ def test_a_video_that_went_away_is_the_chunks_error(video, tmp_path):
     copy.unlink()
     assert "film.mp4" in track(detected).error
     assert "film.mp4" in track(detect(chunk)).error
+
+
+def test_a_file_that_was_replaced_is_not_taken_for_the_one_that_was_probed(video, tmp_path):
+    rolling, settings = tmp_path / "rolling.mp4", _make_settings()
+    rolling.write_bytes(video.read_bytes())
+    (chunk,) = plan_chunks(probe(str(rolling)), settings.plan, "hash")
+    detected = DetectChunk(settings, threads=1)(chunk)
+    assert detected.error is None
+    rolling.write_bytes(video.read_bytes() + bytes(8))
+    for error in (DetectChunk(settings, threads=1)(chunk).error, TrackChunk(settings, threads=1)(detected).error):
+        assert error == f"{rolling}: its content has changed since the run looked at it: run again"
