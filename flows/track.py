@@ -266,7 +266,9 @@ class ChunkTracker:
                     self._live[target_id].flown(*flown)
 
     def _is_part(self, box_xyxy: FloatArray, class_name: str) -> bool:
-        same = [t.box_xyxy for t in self._live.values() if t.class_name == class_name and t.visible]
+        # What was detected here is here, whether or not there is a mask of it.
+        there = [t for t in self._live.values() if t.visible or t.unmatched == 0]
+        same = [t.box_xyxy for t in there if t.class_name == class_name]
         return bool(same) and float(coverage(box_xyxy[None], np.stack(same)).max()) > _PART_COVERAGE
 
     # -- ends
@@ -292,7 +294,9 @@ class ChunkTracker:
         height, width = frame.image_rgb.shape[:2]
         for target in list(self._live.values()):
             x1, y1, x2, y2 = target.box_xyxy
-            left = not target.visible and not (0 <= (x1 + x2) / 2 <= width and 0 <= (y1 + y2) / 2 <= height)
+            # What only motion says has left may be seen at the frame's edge by the next look.
+            out = not (0 <= (x1 + x2) / 2 <= width and 0 <= (y1 + y2) / 2 <= height)
+            left = out and not target.visible and target.unmatched > 0
             lost = target.hidden_seconds(frame.pts_ns) > self._track.max_bridge_seconds
             ghost = target.is_ghost and target.undetected_seconds(frame.pts_ns) >= self._track.max_missed_seconds
             unconfirmed = not target.confirmed and target.unmatched >= self._track.min_hits

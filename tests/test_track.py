@@ -184,6 +184,21 @@ def test_what_leaves_the_frame_ends():
     assert all(row["x_px"] == (row["x1_px"] + row["x2_px"]) / 2 for row in life)
 
 
+def test_what_has_half_left_unseen_is_the_same_object_at_the_next_look():
+    path = [_box(28 + 14 * i, w=60.0) for i in range(21)] + [None] * 19
+    found = {k: [] if path[k] is None else [(path[k].clip(0, WIDTH_PX), 0.9)] for k in range(0, 40, EVERY)}
+    _, lives = _track({"a": path}, found, blind=(16, 17, 18, 19))
+    assert [(life[0]["frame"], life[-1]["frame"]) for life in lives] == [(0, 20)]
+
+
+def test_a_part_of_what_is_detected_is_no_other_object_though_there_is_no_mask_of_it():
+    path = _walk()
+    found = {k: [(path[k], 0.9)] for k in range(0, 40, EVERY)}
+    found[10] = [*found[10], (path[10] - np.array([0, 0, 0, 25]), 0.9)]
+    result, _ = _track({"a": path}, found, blind=(10,))
+    assert result.counters["born"] == 1
+
+
 def test_a_mask_that_jumps_is_drift_and_is_looked_at_at_once():
     path = _walk()
     wrong = {k: _box(250, 10) for k in (12, 13)}
