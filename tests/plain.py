@@ -30,6 +30,8 @@ def make_model(target: str, size_px: int = 128, seed: int | None = 0) -> Any:
         torch.manual_seed(seed)
         for parameter in model.parameters():
             parameter.data = parameter * (1 + 0.2 * torch.randn_like(parameter))
+        # The better they know objects, the less they see in discs, where masks are to be compared.
+        model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data += 3
     return model
 
 

@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 ARCHITECTURE = Path(__file__).with_name("nano_detector.yaml")
 VALIDATION_SCENES = 8
 FRAMES_PER_SCENE = 8
-# Crops of a picture at the scale it is looked at later, 512 px of 640: large objects fit in, and nothing is padded.
-CROP_PX, TRAIN_SIZE_PX = 400, 320
-IMAGE_SIZE_PX = 512
+# Crops of a picture at about the scale it is looked at later, its own: large objects fit in, and nothing is padded.
+CROP_PX, TRAIN_SIZE_PX = 400, 416
+IMAGE_SIZE_PX = 640
 # What is hidden more than this gets no label, unless the part that shows is large: half a truck is a truck.
 MIN_VISIBILITY, MIN_LARGE_VISIBILITY, LARGE_SIDE_PX, MIN_SIDE_PX = 0.3, 0.1, 16.0, 5.0
 

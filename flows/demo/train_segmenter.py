@@ -81,7 +81,7 @@ REFINEMENT = (
     Phase(4, 512, 1, 1, 8, 0.4, 0.5),
     Phase(2, 256, 1, 4, 8, 0.4, 0.5),
     Phase(1, 512, 2, 1, 5, 0.4, 0.5, 0.4),
-) * 450
+) * 750
 
 
 class StepDataset(Dataset[Batch]):
