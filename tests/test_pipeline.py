@@ -183,9 +183,9 @@ def test_a_killed_driver_is_resumed(scene, tmp_path):
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_run_says_how_to_go_on(scene, tmp_path, end):
-    run = subprocess.Popen(
-        _command(scene, str(tmp_path / "store")), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    # Tests that were started by `nohup` have SIGHUP ignored, and so would what they start.
+    command = ["env", "--default-signal=HUP", *_command(scene, str(tmp_path / "store"))]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     _worker(run.pid, "Map(Track)")
     run.send_signal(end)
     _, err = run.communicate(timeout=120)
