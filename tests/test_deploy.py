@@ -50,7 +50,7 @@ def test_the_cluster_grows_from_nothing_on_the_spot_market_and_asks_for_a_token(
         assert kind["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     for commands in (CLUSTER["head_start_ray_commands"], CLUSTER["worker_start_ray_commands"]):
         assert "RAY_AUTH_MODE=token" in commands[-1]
-    assert "/root/.ray/auth_token" in CLUSTER["file_mounts"]
+    assert "~/.ray/auth_token" in CLUSTER["file_mounts"]
 
 
 def test_pools_on_the_cluster_are_what_its_page_says():
