@@ -9,6 +9,22 @@ import numpy as np
 
 from flows.schema import BoolArray, FloatArray
 
+# A side of a mask that is further off than this share of the box is not the same object's.
+_UNLIKE = 0.4
+
+
+def drawn_to_mask(box_xyxy: FloatArray, mask_xyxy: FloatArray, share: float = 1.0) -> FloatArray:
+    """A box (4,) after the extent of its object's mask, (4,), has been seen: part of the way, where sides agree.
+
+    As far as two opposite sides are off in the same direction the box is moved; as far as both lie further out, or
+    further in, it grows or shrinks. One side alone says that something covers the object there.
+    """
+    off = mask_xyxy - box_xyxy
+    if (np.abs(off) > _UNLIKE * np.tile(box_xyxy[2:] - box_xyxy[:2], 2)).any():
+        return box_xyxy
+    least = np.minimum(np.abs(off[:2]), np.abs(off[2:]))
+    return np.asarray(box_xyxy + share * np.sign(off) * np.tile(least, 2), dtype=np.float32)
+
 
 @dataclass(frozen=True)
 class Mask:

@@ -17,6 +17,7 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 
 from flows.lighter import lighten
+from flows.refine import MaskRefiner
 from flows.schema import FloatArray
 
 # How SAM 2 names the two corners of a box among its points.
@@ -156,6 +157,7 @@ class StreamingPredictor(SAM2VideoPredictor):
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
+        self.refiner: MaskRefiner | None = None  # of weights that bring one (see `models.build_segmenter`)
         lighten(self)
 
     def encode(self, image: torch.Tensor) -> Features:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 PREDICTOR = "sam2.sam2_video_predictor.SAM2VideoPredictor"
+# Weights of a `MaskRefiner` lie in the file of the segmenter they correct, under this prefix.
+REFINER = "refiner."
 # What ultralytics loads: https://docs.ultralytics.com/modes/export
 _DETECTOR_SUFFIXES = (".pt", ".torchscript", ".onnx", ".engine", ".tflite", ".pb", ".mnn")
 _SEGMENTER_SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -245,9 +247,21 @@ def build_segmenter(
     _adapt_to_size(config, size)
     predictor: Any = instantiate(config, _recursive_=True)
     predictor.box_hints = bool(described.get("box_hints", False))
+    refiner = {key.removeprefix(REFINER): state.pop(key) for key in list(state) if key.startswith(REFINER)}
     _load_strictly(predictor, state, model.path)
+    if refiner:
+        _bring_refiner(predictor, refiner, model.path)
     built: torch.nn.Module = predictor.to(device).eval()
     return built
+
+
+def _bring_refiner(predictor: Any, state: dict[str, Any], path: Path) -> None:
+    from flows.refine import MaskRefiner
+
+    if not predictor.box_hints:
+        raise ModelError(f"{path}: it brings a refiner, which looks where boxes are: its YAML must say box_hints: true")
+    predictor.refiner = MaskRefiner()
+    _load_strictly(predictor.refiner, state, path)
 
 
 # What sam2.build_sam.build_sam2_video_predictor adds to the YAML by default, but for the hole filling.

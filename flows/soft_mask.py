@@ -62,6 +62,11 @@ class SoftMask:
         return max(round(float(rows.weights @ inside @ columns.weights)), 1)
 
     @property
+    def sureness(self) -> float:
+        """Mean of the logits inside."""
+        return float(self.logits[self.logits > 0].mean())
+
+    @property
     def centroid_xy(self) -> FloatArray:
         """Centre of mass, (2,) float32 pixels from the upper left corner of the frame."""
         inside, rows, columns = self._probed
@@ -119,9 +124,18 @@ def soft_mask(logits: FloatArray, height_px: int, width_px: int) -> SoftMask | N
     ys, y = _samples(rows, logits.shape[0], height_px)
     xs, x = _samples(columns, logits.shape[1], width_px)
     cropped = logits[y[:, None], x]
-    inside = cropped > 0
-    kept = _without_specks(inside)
-    return _trimmed(cropped if kept is inside else np.where(inside & ~kept, -cropped, cropped), ys, xs)
+    return _trimmed(_specks_turned(cropped, cropped > 0), ys, xs)
+
+
+def sampled_mask(
+    logits: FloatArray, ys_px: FloatArray, xs_px: FloatArray, height_px: int, width_px: int
+) -> SoftMask | None:
+    """The mask in logits (h, w) at rows and columns of a frame, which may lie beyond it; as `soft_mask` otherwise."""
+    inside = logits > 0
+    if not inside.any():
+        return None
+    mask = _trimmed(_specks_turned(logits, inside), ys_px, xs_px)
+    return mask and mask.within(np.array([0, 0, width_px, height_px], dtype=np.float32))
 
 
 def _samples(positive: npt.NDArray[np.intp], count: int, length_px: int) -> tuple[FloatArray, npt.NDArray[np.intp]]:
@@ -186,6 +200,12 @@ def _interpolation(samples_px: FloatArray, at_px: FloatArray) -> FloatArray:
     row = np.arange(len(at_px))
     weights[row, left], weights[row, left + 1] = 1 - share, share
     return weights
+
+
+def _specks_turned(logits: FloatArray, inside: BoolArray) -> FloatArray:
+    """The logits with those of specks turned negative."""
+    kept = _without_specks(inside)
+    return logits if kept is inside else np.where(inside & ~kept, -logits, logits)
 
 
 def _without_specks(inside: BoolArray) -> BoolArray:

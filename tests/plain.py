@@ -22,8 +22,9 @@ OURS = "flows.memory.StreamingPredictor"
 def make_model(target: str, size_px: int = 128, seed: int | None = 0) -> Any:
     """The nano segmenter; with a seed, shaken: equality must not hang on what exactly the shipped weights say."""
     model: Any = build_segmenter(resolve("nano", "segmenter"), size_px, "cpu", target=target)
-    # Plain SAM 2 follows no box; and more is to be remembered, of more ages, than these weights need.
+    # Plain SAM 2 follows no box and corrects no mask; and more is to be remembered than these weights need.
     model.box_hints = False
+    model.refiner = None
     model.num_maskmem = _REMEMBERED
     model.maskmem_tpos_enc = torch.nn.Parameter(model.maskmem_tpos_enc.repeat(_REMEMBERED // 2, 1, 1, 1))
     if seed is not None:

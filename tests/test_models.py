@@ -329,6 +329,30 @@ def _nano_state(tmp_path: Path) -> Path:
     return tmp_path / "mine.safetensors"
 
 
+@pytest.mark.parametrize(
+    ("left_out", "config", "message"),
+    [
+        (None, "box_hints: true", None),
+        (None, "box_hints: false", "box_hints"),
+        ("refiner.head.bias", "box_hints: true", "missing: head.bias"),
+    ],
+)
+def test_weights_may_bring_a_refiner(tmp_path: Path, left_out: str | None, config: str, message: str | None) -> None:
+    from flows.demo.nano import WEIGHTS_PATH, load_weights
+
+    weights = {key: value for key, value in load_weights(WEIGHTS_PATH).items() if key != left_out}
+    save_file(weights, tmp_path / "mine.safetensors")
+    described = (DEMO / "nano_segmenter.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(described.replace("box_hints: true", config))
+    model = resolve(str(tmp_path / "mine.safetensors"), "segmenter")
+
+    if message is None:
+        assert build_segmenter(model, image_size=64).refiner is not None
+    else:
+        with pytest.raises(ModelError, match=message):
+            build_segmenter(model, image_size=64)
+
+
 class Engine:
     """Mixed into the predictor below: what the engine's own class does."""
 

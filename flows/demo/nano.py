@@ -10,6 +10,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
+from flows.models import REFINER
+
 CONFIG_PATH = Path(__file__).with_name("nano_segmenter.yaml")
 WEIGHTS_PATH = Path(__file__).with_name("weights") / "nano_segmenter.safetensors"
 
@@ -25,8 +27,13 @@ def build_nano(image_size: int = 256, weights: Path | None = None) -> Any:
     config.model.image_size = image_size
     model = instantiate(config.model, _recursive_=True)
     if weights is not None:
-        model.load_state_dict({k: v.float() for k, v in load_file(str(weights)).items()}, strict=True)
+        model.load_state_dict({k: v for k, v in load_weights(weights).items() if not k.startswith(REFINER)})
     return model.eval()
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Stored weights in single precision, those of the refiner under `flows.models.REFINER`."""
+    return {k: v.float() for k, v in load_file(str(path)).items()}
 
 
 def save_weights(state: dict[str, torch.Tensor], path: Path = WEIGHTS_PATH) -> None:

@@ -1,4 +1,4 @@
-"""Training of the nano models: `python -m flows.demo.train segmenter|detector|masklets`."""
+"""Training of the nano models: `python -m flows.demo.train segmenter|refiner|detector|masklets`."""
 
 from __future__ import annotations
 
@@ -69,6 +69,35 @@ def segmenter(
     if resume:
         trainer.resume()
     trainer.run(max_minutes * 60)
+
+
+@app.command()
+def refiner(
+    out: Annotated[Path, typer.Option(help="Folder for log and weights.")],
+    init: Annotated[Path, typer.Option(help="Segmenter to refine the masks of; a refiner it brings is gone on with.")],
+    masklets: Annotated[Path | None, typer.Option(help="Folder of masklet files; synthetic only without.")] = None,
+    hold_back: Annotated[list[str] | None, typer.Option(help="Masklet files (stem) kept for validation.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    minutes: Annotated[float, typer.Option(help="Time to train for; the learning rate falls to its end in it.")] = 60.0,
+    device: Annotated[str, typer.Option(help="cpu or cuda; the default takes a GPU where there is one.")] = "",
+) -> None:
+    """Train what corrects the nano segmenter's masks close up, and write both as one file."""
+    import torch
+
+    from flows.demo.clips import ClipMaker
+    from flows.demo.train_refiner import RefinerTrainer
+
+    paths = sorted(masklets.glob("*.npz")) if masklets else []
+    RefinerTrainer(
+        out_dir=out,
+        maker=ClipMaker([path for path in paths if path.stem not in (hold_back or [])]),
+        init_weights=init,
+        minutes=minutes,
+        seed=seed,
+        learning_rate=learning_rate,
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+    ).run()
 
 
 @app.command()
