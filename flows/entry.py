@@ -51,3 +51,21 @@ def carry_back(
             areas[i] = segment.mask.area_px
             filters[i].update(segment.box_xyxy, trust.sigma)
             born[i].carried_back(frame, segment, trust.sigma)
+
+
+def mask_back(born: Mapping[int, Target], recent: Sequence[Frame], segmenter: VideoSegmenter) -> None:
+    """Give newborn objects their masks on the frames before, as far back as flow says where they were.
+
+    Args:
+        born: Objects by id, prompted on the newest frame.
+        recent: Frames that were segmented since the last keyframe, that one and the newest included.
+        segmenter: Of the chunk.
+    """
+    earlier = list(recent)[-2::-1]
+    following = {i for i, target in born.items() if earlier and target.was_seen(earlier[0])}
+    for frame, segments in zip(earlier, segmenter.carry_back(following), strict=False):
+        for i in sorted(following):
+            if born[i].was_seen(frame):
+                born[i].masked(frame, segments[i])
+            else:
+                following.discard(i)

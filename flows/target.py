@@ -14,12 +14,14 @@ from flows.associate import iou
 from flows.camera_motion import STILL, Affine, inverse, warp_box
 from flows.config import Settings, TrackSettings
 from flows.kalman import BoxKalman, smooth
-from flows.mask import Mask
+from flows.mask import Mask, drawn_to_mask
 from flows.schema import ENDS_NS, NS, Chunk, FloatArray, Frame, State, Video, make_id
 from flows.segment import Segment
 
 # A mask whose box overlaps the box estimated from both sides less than this is not that object's mask.
 _TRUSTED_MASK_IOU = 0.4
+# How much of the way reported boxes are drawn to their masks; all of it is best on scenes, none on real people.
+_DRAWN = 0.5
 # One contradiction may be the detector's lapse.
 _GHOST_KEYFRAMES = 2
 
@@ -153,6 +155,15 @@ class Target:
         if known.box_xyxy is None:
             self._see(replace(known, box_xyxy=box_xyxy, sigma=sigma))
 
+    def was_seen(self, frame: Frame) -> bool:
+        """Whether something says where it was on that frame."""
+        sighting = self._sightings.get(frame.pts_ns)
+        return sighting is not None and sighting.box_xyxy is not None
+
+    def masked(self, frame: Frame, segment: Segment) -> None:
+        """Its mask was carried back onto a frame where something else says where it was."""
+        self._see(self._sightings[frame.pts_ns].with_segment(segment))
+
     def missed(self) -> None:
         """No detection was matched to it on a keyframe; where its mask is in view, that contradicts the mask."""
         self.unmatched += 1
@@ -214,6 +225,10 @@ class Target:
             return [], []
         boxes = _in_frame(_boxes(sightings, settings.track.smooth, views), chunk.video)
         sightings = [_with_trusted_mask(s, box) for s, box in zip(sightings, boxes, strict=True)]
+        boxes = [
+            box if s.mask_xyxy is None else drawn_to_mask(box, s.mask_xyxy, _DRAWN)
+            for s, box in zip(sightings, boxes, strict=True)
+        ]
         own = [i for i, s in enumerate(sightings) if chunk.start_ns <= s.pts_ns < chunk.end_ns]
         if not own:
             return [], []

@@ -22,7 +22,7 @@ from flows.associate import associate, coverage, iou_matrix
 from flows.camera_motion import STILL, Affine, CameraMotion, compose
 from flows.config import Settings
 from flows.cues import Cues, candidate
-from flows.entry import carry_back
+from flows.entry import carry_back, mask_back
 from flows.kalman import gate_threshold
 from flows.schema import OBSERVATIONS, TRACKLETS, Chunk, ChunkResult, FloatArray, Frame, State
 from flows.segment import Segment, VideoSegmenter
@@ -264,6 +264,7 @@ class ChunkTracker:
             for target_id, row in born.items():
                 for flown in self._cues.arrival(row, looks[row], self._recent):
                     self._live[target_id].flown(*flown)
+            mask_back({i: self._live[i] for i in born}, self._recent, self._segmenter)
 
     def _is_part(self, box_xyxy: FloatArray, class_name: str) -> bool:
         # What was detected here is here, whether or not there is a mask of it.

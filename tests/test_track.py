@@ -133,6 +133,24 @@ def test_masks_led_by_boxes_start_afresh_from_every_detection(monkeypatch):
     assert [row["frame"] for row in life] == list(range(36))
 
 
+def test_masks_led_by_boxes_are_carried_back_to_where_flow_saw_the_object_enter(monkeypatch):
+    monkeypatch.setattr(_Oracle, "starts_from_boxes", True)
+    path = _walk(start=7, frames=20)
+    rng = np.random.default_rng(0)
+    patch = cv2.resize(rng.integers(0, 255, (10, 5, 3), dtype=np.uint8), (20, 50), interpolation=cv2.INTER_CUBIC)
+    images = [np.full((HEIGHT_PX, WIDTH_PX, 3), 90, np.uint8) for _ in path]
+    for image, box in zip(images, path, strict=True):
+        if box is not None:
+            x, y = round(float(box[0])), round(float(box[1]))
+            image[y : y + 50, x : x + 20] = patch
+
+    _, (life,) = _track({"a": path}, frames=20, images=images)
+
+    assert [row["frame"] for row in life] == list(range(7, 16))
+    assert life[0]["state"] == State.INTERPOLATED
+    assert all(row["mask"] is not None for row in life)
+
+
 def test_what_enters_between_keyframes_is_reported_from_where_it_entered():
     _, ((first, *_),) = _track({"a": _walk(start=7)})
     assert first["frame"] == 7
