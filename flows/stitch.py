@@ -36,6 +36,8 @@ _DRIFT_SIGMA_PER_S = 0.6
 # distribution, twice the difference over its mean is chi-square with 2 degrees of freedom, as the distance is.
 # SAM 2's object pointers tell same from other with an area under the curve of 0.70 there, these with 0.985.
 _MEAN_DIFFERENCE = 0.025
+# Boxes of one object from two chunks overlap by all but this much: that far apart, looks have a say at the least.
+_BOX_ERROR = 0.1
 # World times in 1970 are those of videos that nobody dated (`schema.EPOCH`).
 _DATED_NS = 365 * 86_400 * NS
 # Sizes of the two ends must agree within this factor: half of what comes out from behind something may still be hidden.
@@ -188,7 +190,10 @@ def _join_overlaps(
             continue
         overlap = np.array([[_shared_iou(a, b) for b in later] for a in earlier])
         unlike = np.array([[_difference(a, b) for b in later] for a in earlier])
-        cost = np.where(overlap >= settings.min_overlap_iou, 1 - overlap + APPEARANCE_WEIGHT * unlike, FORBIDDEN)
+        # Frames that both saw say most: the better two overlap there, the less their looks, of one moment each, count.
+        apart = 1 - overlap
+        cost = apart + APPEARANCE_WEIGHT * unlike * (apart + _BOX_ERROR)
+        cost = np.where(overlap >= settings.min_overlap_iou, cost, FORBIDDEN)
         links += [
             Link(earlier[i].tracklet_id, later[j].tracklet_id, float(overlap[i, j]), "overlap") for i, j in assign(cost)
         ]

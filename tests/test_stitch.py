@@ -57,6 +57,11 @@ def _looks(*bins: int) -> np.ndarray:
     return histograms.reshape(2, DESCRIPTION)
 
 
+def _looks_mixed(share: float) -> np.ndarray:
+    """The same of something of which only a share looks as bin 1 does."""
+    return share * _looks(1, 1) + (1 - share) * _looks(3, 3)
+
+
 def _tracks(tracklets, **settings):
     table = link_table(tracklets, [("a", "b")], "cam", StitchSettings(**settings), 1)
     groups: dict[str, set[str]] = {}
@@ -162,6 +167,17 @@ def test_looks_decide_between_two_who_overlap_on_shared_frames():
         _make_tracklet("b2", "b", 10, 15, 0, looks=_looks(2, 2)),
     ]
     assert _tracks(a + b)[0] == [["a1", "b1"], ["a2", "b2"]]
+
+
+def test_looks_of_one_moment_do_not_outvote_a_second_of_the_same_box():
+    tracklets = [
+        _make_tracklet("a1", "a", 0, 9.9, 0, looks=_looks(1, 1)),
+        # What was last seen of it was half hidden, and a box too large looks more like that.
+        _make_tracklet("b1", "b", 10, 15, 0, looks=_looks_mixed(0.6)),
+        _make_tracklet("b2", "b", 10, 15, 9, looks=_looks(1, 1)),
+    ]
+    tracks, _ = _tracks(tracklets)
+    assert tracks == [["a1", "b1"], ["b2"]]
 
 
 def test_two_seen_apart_on_one_frame_are_never_one():
