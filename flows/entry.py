@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from flows.config import TrackSettings
 from flows.kalman import BoxKalman
@@ -53,19 +54,20 @@ def carry_back(
             born[i].carried_back(frame, segment, trust.sigma)
 
 
-def mask_back(born: Mapping[int, Target], recent: Sequence[Frame], segmenter: VideoSegmenter) -> None:
+def mask_back(
+    born: Mapping[int, Target], recent: Sequence[Frame], segmenter: VideoSegmenter, settings: TrackSettings
+) -> None:
     """Give newborn objects their masks on the frames before, as far back as flow says where they were.
 
     Args:
         born: Objects by id, prompted on the newest frame.
         recent: Frames that were segmented since the last keyframe, that one and the newest included.
-        segmenter: Of the chunk.
+        segmenter, settings: Of the chunk.
     """
     earlier = list(recent)[-2::-1]
     following = {i for i, target in born.items() if earlier and target.was_seen(earlier[0])}
-    for frame, segments in zip(earlier, segmenter.carry_back(following), strict=False):
-        for i in sorted(following):
-            if born[i].was_seen(frame):
+    for (frame, before), segments in zip(pairwise(earlier), segmenter.carry_back(following), strict=False):
+        for i in following:
+            if segments[i].object_score > settings.min_object_score:
                 born[i].masked(frame, segments[i])
-            else:
-                following.discard(i)
+        following -= {i for i in following if not born[i].was_seen(before)}

@@ -261,7 +261,7 @@ def _bring_refiner(predictor: Any, state: dict[str, Any], path: Path) -> None:
     if not predictor.box_hints:
         raise ModelError(f"{path}: it brings a refiner, which looks where boxes are: its YAML must say box_hints: true")
     predictor.refiner = MaskRefiner()
-    _load_strictly(predictor.refiner, state, path)
+    _load_strictly(predictor.refiner, state, path, REFINER)
 
 
 # What sam2.build_sam.build_sam2_video_predictor adds to the YAML by default, but for the hole filling.
@@ -334,13 +334,14 @@ def _state_dict(path: Path) -> dict[str, Any]:
     return state
 
 
-def _load_strictly(predictor: torch.nn.Module, state: dict[str, Any], path: Path) -> None:
+def _load_strictly(predictor: torch.nn.Module, state: dict[str, Any], path: Path, prefix: str = "") -> None:
     try:
         missing, unexpected = predictor.load_state_dict(state, strict=False)
     except RuntimeError as error:  # shapes differ, one line each after the first
         lines = [line.strip() for line in str(error).splitlines()[1:]]
         raise ModelError(f"{path}: does not fit its architecture: {_some(lines)}") from error
-    problems = [f"{what}: {_some(keys)}" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
+    found = {"missing": missing, "unexpected": unexpected}
+    problems = [f"{what}: {_some([prefix + key for key in keys])}" for what, keys in found.items() if keys]
     if problems:
         raise ModelError(f"{path}: does not fit its architecture; {'; '.join(problems)}")
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -27,6 +28,7 @@ SIDE = 64
 MARGIN = 0.25
 # Red, green, blue and the coarse logit.
 _INPUTS = 4
+_SAMPLED = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 # Logits are cut to this range, or what is sure could not be corrected.
 _SURE = 8.0
 
@@ -58,29 +60,39 @@ class CloseUp:
         return _places(self.x1, self.x2)
 
     def picture(self, image: ImageArray) -> ImageArray:
-        """The region of a frame, (height, width) or (height, width, 3), of this many samples; edges are carried on."""
+        """The region of a frame, (height, width) or (height, width, 3), of this many samples.
+
+        The frame's edges are carried on beyond it; a region wholly beyond is black.
+        """
         height, width = image.shape[:2]
-        x1, x2 = (int(np.clip(x, 0, width)) for x in (self.x1, self.x2))
-        y1, y2 = (int(np.clip(y, 0, height)) for y in (self.y1, self.y2))
-        if x1 == x2 or y1 == y2:
+        x1, x2 = (min(max(x, 0), width) for x in (self.x1, self.x2))
+        y1, y2 = (min(max(y, 0), height) for y in (self.y1, self.y2))
+        part = image[y1:y2, x1:x2]
+        if part.size == 0:
             return np.zeros((SIDE, SIDE, *image.shape[2:]), dtype=image.dtype)
-        beyond = (y1 - self.y1, self.y2 - y2, x1 - self.x1, self.x2 - x2)
-        part = cv2.copyMakeBorder(image[y1:y2, x1:x2], *beyond, cv2.BORDER_REPLICATE)
-        shrinks = min(part.shape[:2]) >= SIDE
-        scaled = cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        return np.asarray(scaled)
+        across, down = (self.x2 - self.x1) / SIDE, (self.y2 - self.y1) / SIDE
+        # Shrunk first, by area and no more than what the frame shows, for a region may be any size.
+        size = max(round((x2 - x1) / max(across, 1)), 1), max(round((y2 - y1) / max(down, 1)), 1)
+        part = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+        x, y = size[0] / (x2 - x1), size[1] / (y2 - y1)
+        there = _samples(across * x, (self.x1 - x1) * x, down * y, (self.y1 - y1) * y)
+        return np.asarray(cv2.warpAffine(part, there, (SIDE, SIDE), flags=_SAMPLED, borderMode=cv2.BORDER_REPLICATE))
 
     def logits(self, logits: FloatArray, height_px: int, width_px: int) -> FloatArray:
         """The region of the logits, (h, w) float32, of a whole frame of that size, (SIDE, SIDE)."""
         rows, columns = logits.shape
         y, x = rows / height_px, columns / width_px
-        down, right = (self.y2 - self.y1) / SIDE * y, (self.x2 - self.x1) / SIDE * x
-        # Half-pixel centres: sample i lies at (i + 0.5) * step - 0.5, in either grid.
-        there = np.array(
-            [[right, 0, self.x1 * x + right / 2 - 0.5], [0, down, self.y1 * y + down / 2 - 0.5]], dtype=np.float64
-        )
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return np.asarray(cv2.warpAffine(logits, there, (SIDE, SIDE), flags=flags, borderMode=cv2.BORDER_REPLICATE))
+        across, down = (self.x2 - self.x1) / SIDE, (self.y2 - self.y1) / SIDE
+        there = _samples(across * x, self.x1 * x, down * y, self.y1 * y)
+        return np.asarray(cv2.warpAffine(logits, there, (SIDE, SIDE), flags=_SAMPLED, borderMode=cv2.BORDER_REPLICATE))
+
+
+def _samples(across: float, left: float, down: float, above: float) -> npt.NDArray[np.float64]:
+    """Where OpenCV finds samples a step across and down from each other, the first cell's corner at (left, above).
+
+    Centres lie half a step, and half a pixel of what is sampled, from corners.
+    """
+    return np.array([[across, 0, left + across / 2 - 0.5], [0, down, above + down / 2 - 0.5]], dtype=np.float64)
 
 
 def _places(low_px: int, high_px: int) -> FloatArray:
@@ -105,6 +117,7 @@ class MaskRefiner(nn.Module):
         self.up = nn.ModuleList(_conv(width, width) for width in channels[:-1])
         self.head = nn.Conv2d(channels[0], 1, 1)
 
+    @torch.inference_mode()
     def masks(
         self, image_rgb: ImageArray, boxes_xyxy: Sequence[FloatArray], logits: FloatArray
     ) -> list[SoftMask | None]:

@@ -87,7 +87,8 @@ class VideoSegmenter:
     """SAM 2 over a stream of frames of one size.
 
     Push frames in order; prompt objects on the newest one; drop them when they are done. Everything is kept per live
-    object, plus the encoded frames since the last `forget_frames`, over which new objects are carried backwards.
+    object, plus the encoded frames since the last `forget_frames`, over which new objects are carried backwards, and
+    where the weights bring a refiner the very arrays that were pushed, which must not be written to until then.
 
     Args:
         model: A `StreamingPredictor` in eval mode.
@@ -341,16 +342,21 @@ class VideoSegmenter:
         rows = [row for row, mask in enumerate(masks) if mask]
         if image_rgb is not None and self._model.refiner is not None and rows:
             refined = self._model.refiner.masks(image_rgb, [boxes_xyxy[row] for row in rows], logits[rows])
-            for row, mask in zip(rows, refined, strict=True):
+            for row, mask in zip(rows, map(self._accepted, refined), strict=True):
                 scores[row] += _SURE_WEIGHT * ((mask.sureness if mask else 0.0) - _UNSURE)
                 masks[row] = mask if scores[row] > 0 else None
         return masks
 
     def _mask(self, logits: FloatArray) -> SoftMask | None:
         """The mask of an object, None where the logits are no object's."""
-        finite = bool(np.isfinite(logits).all())
-        mask = soft_mask(logits, self._height_px, self._width_px) if finite else None
-        if not finite or (mask and mask.area_px > _WHOLE_FRAME * self._height_px * self._width_px):
+        if not np.isfinite(logits).all():
+            self.counters["rejected_masks"] += 1
+            return None
+        return self._accepted(soft_mask(logits, self._height_px, self._width_px))
+
+    def _accepted(self, mask: SoftMask | None) -> SoftMask | None:
+        """The mask, if it can be an object's."""
+        if mask and mask.area_px > _WHOLE_FRAME * self._height_px * self._width_px:
             self.counters["rejected_masks"] += 1
             return None
         return mask

@@ -135,7 +135,9 @@ def sampled_mask(
     if not inside.any():
         return None
     mask = _trimmed(_specks_turned(logits, inside), ys_px, xs_px)
-    return mask and mask.within(np.array([0, 0, width_px, height_px], dtype=np.float32))
+    mask = mask and mask.within(np.array([0, 0, width_px, height_px], dtype=np.float32))
+    # What begins behind the centres of the last pixels has none of them.
+    return mask if mask and (mask.box_xyxy[:2] < (width_px, height_px)).all() else None
 
 
 def _samples(positive: npt.NDArray[np.intp], count: int, length_px: int) -> tuple[FloatArray, npt.NDArray[np.intp]]:

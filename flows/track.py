@@ -264,7 +264,7 @@ class ChunkTracker:
             for target_id, row in born.items():
                 for flown in self._cues.arrival(row, looks[row], self._recent):
                     self._live[target_id].flown(*flown)
-            mask_back({i: self._live[i] for i in born}, self._recent, self._segmenter)
+            mask_back({i: self._live[i] for i in born}, self._recent, self._segmenter, self._track)
 
     def _is_part(self, box_xyxy: FloatArray, class_name: str) -> bool:
         # What was detected here is here, whether or not there is a mask of it.

@@ -334,7 +334,7 @@ def _nano_state(tmp_path: Path) -> Path:
     [
         (None, "box_hints: true", None),
         (None, "box_hints: false", "box_hints"),
-        ("refiner.head.bias", "box_hints: true", "missing: head.bias"),
+        ("refiner.head.bias", "box_hints: true", "missing: refiner.head.bias"),
     ],
 )
 def test_weights_may_bring_a_refiner(tmp_path: Path, left_out: str | None, config: str, message: str | None) -> None:

@@ -33,9 +33,10 @@ def test_samples_lie_where_they_say(box):
 
     picture = region.picture(_ramps())
 
-    inner = slice(4, -4)  # beyond the frame edges are carried on
-    np.testing.assert_allclose(picture[inner, inner, 0].mean(axis=0), np.clip(region.xs_px, 0, 199)[inner], atol=1)
-    np.testing.assert_allclose(picture[inner, inner, 1].mean(axis=1), np.clip(region.ys_px, 0, 119)[inner], atol=1)
+    # Beyond the frame its outermost cells are carried on, which are half a step wide.
+    x, y = picture[..., 0].mean(axis=0), picture[..., 1].mean(axis=1)
+    np.testing.assert_allclose(x, np.clip(region.xs_px, 0, WIDTH_PX - 1), atol=max(0.6, np.diff(region.xs_px)[0] / 2))
+    np.testing.assert_allclose(y, np.clip(region.ys_px, 0, HEIGHT_PX - 1), atol=max(0.6, np.diff(region.ys_px)[0] / 2))
 
 
 def test_logits_are_those_of_the_same_places():
@@ -66,6 +67,43 @@ def test_what_lies_beyond_the_frame_has_no_mask():
 
     assert not region.picture(_ramps()).any()
     assert sampled_mask(np.ones((SIDE, SIDE), np.float32), region.ys_px, region.xs_px, HEIGHT_PX, WIDTH_PX) is None
+
+
+def test_what_begins_behind_the_last_pixels_centres_has_no_mask():
+    region = CloseUp.around(np.array((180, 40, 240, 100), np.float32))
+    logits = np.full((SIDE, SIDE), -5, np.float32)
+    logits[20:40, np.searchsorted(region.xs_px, WIDTH_PX - 0.5) :] = 5
+
+    assert sampled_mask(logits, region.ys_px, region.xs_px, HEIGHT_PX, WIDTH_PX) is None
+
+
+@pytest.mark.parametrize("box", [(-5e6, -5e6, 5e6, 5e6), (0, 0, 1e9, 10), (60, 70, 40, 30)])
+def test_boxes_of_any_size_are_seen_in_as_many_samples(box):
+    picture = CloseUp.around(np.array(box, np.float32)).picture(_ramps())
+
+    assert picture.shape == (SIDE, SIDE, 3)
+
+
+def test_an_edge_of_the_frame_is_carried_on():
+    picture = CloseUp(-32, 20, 32, 84).picture(_ramps())[..., 0]
+
+    assert (picture[:, :32] == 0).all()
+    np.testing.assert_array_equal(picture[0, 32:], np.arange(32))
+
+
+def test_a_refined_mask_over_the_whole_frame_is_no_objects(monkeypatch):
+    model = load(WEIGHTS_PATH, 128)
+    clip = render_scene(1, duration_s=0.1)
+    height, width = clip.frame(0).shape[:2]
+    ys, xs = np.array([-0.5, height - 0.5]), np.array([-0.5, width - 0.5])
+    monkeypatch.setattr(MaskRefiner, "masks", lambda *_: [SoftMask(np.full((2, 2), 9, np.float32), ys, xs)])
+    segmenter = VideoSegmenter(model, SegmentSettings(), height, width)
+    segmenter.push(clip.frame(0))
+
+    segment = segmenter.prompt({0: clip.boxes[0, 2:].astype(np.float32)})[0]
+
+    assert segment.mask is None
+    assert segmenter.counters["rejected_masks"] == 1
 
 
 def test_a_refiner_that_corrects_nothing_leaves_masks_as_they_are():

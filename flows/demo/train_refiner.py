@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # Clips are made this large; the segmenter sees them at either of its sizes.
 SPEC = ClipSpec(size_px=512, frames=1, objects=8, real_share=0.4, scene_share=0.5)
 SIZES_PX = (256, 512)
-# Of boxes, as shares of their sides: a detector's errors, and for every other box those of flow between detections.
+# Of boxes, as shares of their sides: a detector's errors, and for half of the boxes those of flow between detections.
 _JITTER, _SHIFT, _STRETCH = 0.05, 0.12, 0.08
 BATCH = 64
 # Close-ups to draw batches from, and how many must be there first: making one takes longer than a step with it.
@@ -71,7 +71,7 @@ class CloseUps:
             getattr(self, field.name)[rows] = getattr(others, field.name)
 
     def batch(self, rng: np.random.Generator, rows: NDArray[np.intp]) -> tuple[torch.Tensor, ...]:
-        """Pictures, logits and truth of rows as the refiner takes them, every other one in a mirror."""
+        """Pictures, logits and truth of rows as the refiner takes them, half of them in a mirror."""
         flip = rng.random(len(rows)) < 0.5
         parts = [np.array(getattr(self, field.name)[rows]) for field in fields(self)]
         for part in parts:
@@ -81,7 +81,7 @@ class CloseUps:
 
 
 def off_boxes(rng: np.random.Generator, boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Boxes (N, 4) as a tracker has them: every side off by 5 % and half a pixel, every other box shifted besides."""
+    """Boxes (N, 4) as a tracker has them: every side off by 5 % and half a pixel, half of the boxes shifted besides."""
     sizes = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
     sides = np.tile(sizes, 2)
     off = np.clip(rng.normal(0, 1, sides.shape), -2, 2) * (_JITTER * sides + 0.5)
@@ -159,10 +159,10 @@ class RefinerTrainer:
     def __post_init__(self) -> None:
         torch.manual_seed(self.seed)
         self.model = MaskRefiner()
+        self._segmenter = build_nano(SIZES_PX[0], self.init_weights).state_dict()
         weights = load_weights(self.init_weights)
         if refiner := {k.removeprefix(REFINER): v for k, v in weights.items() if k.startswith(REFINER)}:
             self.model.load_state_dict(refiner)
-        self._segmenter = {k: v for k, v in weights.items() if not k.startswith(REFINER)}
         self.model.to(self.device)
         self.average = {k: v.detach().clone() for k, v in self._state().items()}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=0.02)
