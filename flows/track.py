@@ -201,8 +201,10 @@ class ChunkTracker:
         starting = strong
         if self._chunk.shared_before(frame.pts_ns):
             # An object known from before the border would have been kept alive by a weak detection.
-            inside = coverage(found.xyxy[weak], found.xyxy[strong]).max(axis=1, initial=0)
-            starting = np.concatenate([strong, weak[inside <= _PART_COVERAGE]])
+            inside = coverage(found.xyxy[weak], found.xyxy[strong])
+            classes = np.array(names)
+            inside[classes[weak, None] != classes[strong]] = 0
+            starting = np.concatenate([strong, weak[inside.max(axis=1, initial=0) <= _PART_COVERAGE]])
         self._bear(frame, found, names, evidence.looks, [int(r) for r in starting if r not in taken])
         self._remove_duplicates(matched)
 

@@ -308,6 +308,9 @@ def test_behind_a_border_weak_detections_start_what_the_chunk_before_may_know():
     inset = np.array([4, 8, -4, -8])
     parts = {k: [(paths["a"][k], 0.9), (paths["a"][k] + inset, 0.2)] for k in weak}
     assert _track(paths, parts, chunk=behind)[0].counters["born"] == 1
+    # Inside a sure one of another class it is somebody before it, or on it.
+    before = {k: [(paths["a"][k], 0.9, "forklift"), (paths["a"][k] + inset, 0.2)] for k in weak}
+    assert _track(paths, before, chunk=behind)[0].counters["born"] == 2
 
 
 def test_the_same_input_gives_the_same_output():
