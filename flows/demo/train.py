@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from flows.demo.clips import ClipMaker
 
 app = typer.Typer(help="Train the nano models that Sightflow ships.", no_args_is_help=True)
 
@@ -46,24 +49,20 @@ def segmenter(
     max_minutes: Annotated[float, typer.Option(help="Stop (resumably) after this time.")] = float("inf"),
 ) -> None:
     """Train the nano segmenter through its curriculum; under torchrun, every process makes a batch of its own."""
-    import torch
     import torch.distributed as dist
 
-    from flows.demo.clips import ClipMaker
     from flows.demo.train_segmenter import CURRICULUM, REFINEMENT, Trainer
 
     if "RANK" in os.environ:
         dist.init_process_group("gloo")
-    paths = sorted(masklets.glob("*.npz")) if masklets else []
-    maker = ClipMaker([path for path in paths if path.stem not in (hold_back or [])])
     trainer = Trainer(
         out_dir=out,
-        maker=maker,
+        maker=_maker(masklets, hold_back),
         curriculum=REFINEMENT if init else CURRICULUM,
         seed=seed,
         learning_rate=learning_rate,
         workers=workers,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=device or _fastest_device(),
         init_weights=init,
     )
     if resume:
@@ -83,20 +82,16 @@ def refiner(
     device: Annotated[str, typer.Option(help="cpu or cuda; the default takes a GPU where there is one.")] = "",
 ) -> None:
     """Train what corrects the nano segmenter's masks close up, and write both as one file."""
-    import torch
-
-    from flows.demo.clips import ClipMaker
     from flows.demo.train_refiner import RefinerTrainer
 
-    paths = sorted(masklets.glob("*.npz")) if masklets else []
     RefinerTrainer(
         out_dir=out,
-        maker=ClipMaker([path for path in paths if path.stem not in (hold_back or [])]),
+        maker=_maker(masklets, hold_back),
         init_weights=init,
         minutes=minutes,
         seed=seed,
         learning_rate=learning_rate,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=device or _fastest_device(),
     ).run()
 
 
@@ -115,6 +110,19 @@ def detector(
 
     last = train_detector(out, resume, seed, minutes, init, scenes, learning_rate)
     export_weights(last, out / "nano_detector.pt")
+
+
+def _maker(masklets: Path | None, hold_back: list[str] | None) -> ClipMaker:
+    from flows.demo.clips import ClipMaker
+
+    paths = sorted(masklets.glob("*.npz")) if masklets else []
+    return ClipMaker([path for path in paths if path.stem not in (hold_back or [])])
+
+
+def _fastest_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from flows.demo.clips import Clip, ClipMaker, ClipSpec
 from flows.demo.nano import build_nano, load_weights, save_weights, set_image_size
+from flows.demo.train_segmenter import rate_share, update_average
 from flows.demo.unroll import normalise
 from flows.memory import box_logits, box_points
 from flows.models import REFINER
@@ -34,6 +35,7 @@ BATCH = 64
 # Close-ups to draw batches from, and how many must be there first: making one takes longer than a step with it.
 _POOL, _LEAST = 16_384, 512
 _CLIPS_A_STEP = 2
+_WARM_UP_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ class RefinerTrainer:
     def train_step(self, batch: tuple[torch.Tensor, ...], share: float = 0.0) -> dict[str, float]:
         """One optimiser step, a share of the time gone; returns the figures to log."""
         pictures, coarse, truth = (part.to(self.device) for part in batch)
-        rate = self.learning_rate * min(1.0, (self.step + 1) / 100) * (0.02 + 0.49 * (1 + np.cos(np.pi * share)))
+        rate = self.learning_rate * rate_share(self.step, _WARM_UP_STEPS, share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         said = self.model.train()(pictures, coarse)
@@ -211,9 +213,7 @@ class RefinerTrainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
-        decay = min(0.995, (self.step + 1) / (self.step + 10))
-        for key, value in self._state().items():
-            self.average[key].lerp_(value, 1 - decay)
+        update_average(self.average, self._state(), self.step)
         return {"loss": loss.item(), "iou_coarse": _iou(coarse, truth), "iou": _iou(said, truth)}
 
     def save(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +105,20 @@ def phase_at(curriculum: tuple[Phase, ...], step: int) -> Phase:
             return phase
         step -= phase.steps
     return curriculum[-1]
+
+
+def rate_share(step: int, warm_up_steps: int, progress: float) -> float:
+    """Share of the peak learning rate after a warm-up; it falls to 2 % by a cosine over the progress, 0 to 1."""
+    warm = min(1.0, (step + 1) / warm_up_steps)
+    return float(warm * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress))))
+
+
+@torch.no_grad()
+def update_average(average: dict[str, torch.Tensor], state: Mapping[str, torch.Tensor], step: int) -> None:
+    """Draw an exponential average of weights, in place, towards those after a step; young ones follow faster."""
+    decay = min(0.995, (step + 1) / (step + 10))
+    for key, value in state.items():
+        average[key].lerp_(value, 1 - decay)
 
 
 @dataclass
@@ -238,7 +252,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
-        self._update_average()
+        update_average(self.average, self.model.state_dict(), self.step)
         return self._figures(parts, said, batch)
 
     def _agreed(self, over: bool) -> bool:
@@ -261,16 +275,8 @@ class Trainer:
             p.grad = (gradient / self._ranks).view_as(p)
 
     def _schedule(self) -> float:
-        warm = min(1.0, (self.step + 1) / self.warm_up_steps)
         progress = min(1.0, self.step / max(self.total_steps, 1))
-        return float(warm * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress))))
-
-    def _update_average(self) -> None:
-        """Exponential average of the weights: what is evaluated and shipped."""
-        decay = min(0.995, (self.step + 1) / (self.step + 10))
-        with torch.no_grad():
-            for key, value in self.model.state_dict().items():
-                self.average[key].lerp_(value, 1 - decay)
+        return rate_share(self.step, self.warm_up_steps, progress)
 
     @staticmethod
     def _figures(parts: dict[str, torch.Tensor], said: Unrolled, batch: Batch) -> dict[str, float]:
