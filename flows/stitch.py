@@ -271,7 +271,7 @@ def _difference(end: Tracklet, start: Tracklet) -> float:
 
 
 def _motion_distance2(end: Tracklet, start: Tracklet) -> float:
-    """Squared Mahalanobis distance of where one tracklet begins from where another's motion leads, and its spread."""
+    """Squared Mahalanobis distance of where one tracklet begins from the way another's motion leads, and its spread."""
     if end.class_name != start.class_name:
         return FORBIDDEN
     if end.video_id != start.video_id and min(end.t0_ns, start.t0_ns) < _DATED_NS:
@@ -287,9 +287,11 @@ def _motion_distance2(end: Tracklet, start: Tracklet) -> float:
         return FORBIDDEN
     gap_s = (int(start.head_ns[0]) - last[-1][0]) / NS
     sigma = size_last * (_POSITION_SIGMA + _DRIFT_SIGMA_PER_S * gap_s)
-    expected = _centre(last[-1][1]) + _velocity(last) * gap_s
+    way, gone = _velocity(last) * gap_s, _centre(first_box) - _centre(last[-1][1])
+    # From the way, not from its end: who is hidden may stop there, and begins anywhere along it.
+    share = float(np.clip(gone @ way / max(float(way @ way), 1e-9), 0, 1))
     spread = 4 * math.log(1 + _DRIFT_SIGMA_PER_S / _POSITION_SIGMA * gap_s)  # log determinant, over that of no gap
-    return float((((_centre(first_box) - expected) / sigma) ** 2).sum()) + spread
+    return float((((gone - share * way) / sigma) ** 2).sum()) + spread
 
 
 def _velocity(points: Sequence[tuple[int, FloatArray]]) -> npt.NDArray[np.float64]:

@@ -141,6 +141,15 @@ def test_motion_does_not_join_what_is_elsewhere_or_of_another_size():
     assert _tracks([before, _make_tracklet("a2", "a", 3.5, 8, 0)])[0] == [["a1"], ["a2"]]
 
 
+def test_who_stops_while_hidden_begins_anywhere_along_the_way():
+    before = _make_tracklet("a1", "a", 0, 4, 0, speed_px_s=100)
+    stopped, beyond = (_make_tracklet("a2", "a", 6, 8, x, speed_px_s=0) for x in (400, 750))
+    groups, rows = _tracks([before, stopped])
+    assert groups == [["a1", "a2"]]
+    assert rows["a2"]["score"] == _tracks([before, _make_tracklet("a2", "a", 6, 8, 500, 0)])[1]["a2"]["score"]
+    assert _tracks([before, beyond])[0] == [["a1"], ["a2"]]
+
+
 def test_looks_decide_where_motion_does_not():
     """Two meet, are hidden together, and turn back: motion alone would have them pass through each other."""
     right, left = {"x0": 0, "speed_px_s": 60}, {"x0": 600, "speed_px_s": -60}
