@@ -17,7 +17,7 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 
 from flows.lighter import lighten
-from flows.refine import MaskRefiner
+from flows.refine import Look, MaskRefiner
 from flows.schema import FloatArray
 
 # How SAM 2 names the two corners of a box among its points.
@@ -97,7 +97,7 @@ class Memory:
 
     `box_xyxy` is its box as last shown, (4,) pixels of the frame, and carried on by flow where the weights start from
     boxes, of which `step_px`, (2,), was the last move; `logits` are those of its newest frame, (1, 1, h, w): what a
-    correction starts from.
+    correction starts from. `look` is what a refiner knows it by.
     """
 
     box_xyxy: FloatArray
@@ -105,6 +105,7 @@ class Memory:
     conditioning: dict[int, Entry] = field(default_factory=dict)
     recent: dict[int, Entry] = field(default_factory=dict)
     logits: torch.Tensor | None = None
+    look: Look | None = None
 
     def free(self, horizon: Horizon, index: int, *, reverse: bool = False) -> None:
         """Free what neither frame `index` nor any beyond it, in the direction of tracking, can read."""

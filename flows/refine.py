@@ -31,6 +31,13 @@ _INPUTS = 4
 _SAMPLED = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 # Logits are cut to this range, or what is sure could not be corrected.
 _SURE = 8.0
+# Levels, from the coarsest, that compare an object with how it looked.
+_MATCHED = 2
+# Logarithm of how far sides may be off, as a share of the region: before training, and its range.
+_DOUBT, _DOUBTS = -3.0, (-6.0, 1.0)
+# The same of boxes that flow carries; and how much of the way they are moved on one frame at most, for what the refiner
+# says wrongly of one frame it says of the next as well.
+FLOW_DOUBT, MOST = -3.0, 0.15
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,11 @@ class CloseUp:
         x1, y1, x2, y2 = (float(v) for v in box_xyxy)
         wide, high = MARGIN * (x2 - x1) + 1, MARGIN * (y2 - y1) + 1
         return cls(int(np.floor(x1 - wide)), int(np.floor(y1 - high)), int(np.ceil(x2 + wide)), int(np.ceil(y2 + high)))
+
+    @property
+    def size_px(self) -> FloatArray:
+        """(4,) its width, height, width and height."""
+        return np.array([self.x2 - self.x1, self.y2 - self.y1] * 2, dtype=np.float32)
 
     @property
     def ys_px(self) -> FloatArray:
@@ -99,8 +111,53 @@ def _places(low_px: int, high_px: int) -> FloatArray:
     return (low_px + (np.arange(SIDE, dtype=np.float32) + 0.5) * ((high_px - low_px) / SIDE) - 0.5).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Look:
+    """How objects looked when they were shown: what the refiner's coarsest levels saw, (N, C, h, w) each, finer first.
+
+    The last channel of each says how much of a cell is the object.
+    """
+
+    levels: tuple[torch.Tensor, ...]
+
+    def rows(self, rows: slice) -> Look:
+        """Of some of the objects."""
+        return Look(tuple(level[rows].clone() for level in self.levels))
+
+    @classmethod
+    def of(cls, looks: Sequence[Look]) -> Look:
+        """Of many objects together."""
+        return cls(tuple(torch.cat(levels) for levels in zip(*(look.levels for look in looks), strict=True)))
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What the refiner says of close-ups.
+
+    Attributes:
+        logits: (N, SIDE, SIDE) corrected.
+        off: (N, 4) how far the sides x1, y1, x2, y2 of the whole object lie beyond the box's, as shares of the region.
+        doubt: (N, 4) logarithms of how far that may be wrong, in the same unit.
+        look: What to know the objects by on other frames.
+    """
+
+    logits: torch.Tensor
+    off: torch.Tensor
+    doubt: torch.Tensor
+    look: Look
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An object close up: its mask, None where nothing is left of it, its whole box, (4,) pixels, and its look."""
+
+    mask: SoftMask | None
+    box_xyxy: FloatArray
+    look: Look
+
+
 class MaskRefiner(nn.Module):
-    """A U-Net that corrects coarse mask logits in close-ups.
+    """A U-Net that corrects coarse mask logits and boxes in close-ups, given how the objects looked when prompted.
 
     Args:
         channels: Of its levels, each half the resolution of the one before, the finest first.
@@ -116,38 +173,26 @@ class MaskRefiner(nn.Module):
         self.across = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairwise(channels))
         self.up = nn.ModuleList(_conv(width, width) for width in channels[:-1])
         self.head = nn.Conv2d(channels[0], 1, 1)
+        sides = [SIDE >> (len(channels) - 1 - level) for level in range(_MATCHED)][::-1]
+        self.match = nn.ModuleList(_Match(c, side) for c, side in zip(channels[-_MATCHED:], sides, strict=True))
+        self.box = nn.Sequential(
+            nn.Conv2d(channels[-1], 16, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * sides[-1] ** 2, 64), nn.ReLU()
+        )
+        self.sides = nn.Linear(64, 8)
+        nn.init.zeros_(self.sides.weight)
+        with torch.no_grad():
+            self.sides.bias.copy_(torch.tensor([0.0] * 4 + [_DOUBT] * 4))
 
-    @torch.inference_mode()
-    def masks(
-        self, image_rgb: ImageArray, boxes_xyxy: Sequence[FloatArray], logits: FloatArray
-    ) -> list[SoftMask | None]:
-        """Fine masks of the objects of a frame; None where nothing is left of one.
-
-        Args:
-            image_rgb: (height, width, 3) uint8.
-            boxes_xyxy: (4,) pixels each.
-            logits: (N, h, w) float32 coarse mask logits of the whole frame.
-        """
-        height, width = image_rgb.shape[:2]
-        regions = [CloseUp.around(box) for box in boxes_xyxy]
-        pictures = np.stack([region.picture(image_rgb) for region in regions])
-        coarse = np.stack([region.logits(one, height, width) for region, one in zip(regions, logits, strict=True)])
-        device = self.head.weight.device
-        fine = self(torch.from_numpy(pictures).to(device), torch.from_numpy(coarse).to(device)).float().cpu().numpy()
-        return [
-            sampled_mask(one, region.ys_px, region.xs_px, height, width)
-            for region, one in zip(regions, fine, strict=True)
-        ]
-
-    def forward(self, pictures: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Corrected logits.
+    def forward(
+        self, pictures: torch.Tensor, logits: torch.Tensor, look: Look | None = None, known: torch.Tensor | None = None
+    ) -> Refined:
+        """Corrected logits and boxes.
 
         Args:
             pictures: (N, SIDE, SIDE, 3) uint8 RGB.
             logits: (N, SIDE, SIDE) float32.
-
-        Returns:
-            (N, SIDE, SIDE) float32.
+            look: Of the same objects when they were prompted; None on that very frame.
+            known: (N,) 1 where the look is to be used, 0 where not; None: of all.
         """
         coarse = logits.clamp(-_SURE, _SURE)[:, None]
         seen = pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -156,10 +201,84 @@ class MaskRefiner(nn.Module):
         for level in self.down:
             x = level(x)
             maps.append(x)
-        for across, up, finer in zip(reversed(self.across), reversed(self.up), reversed(maps[:-1]), strict=True):
+        told = list(maps)
+        if look is not None:
+            levels = zip(self.match, maps[-_MATCHED:], look.levels, strict=True)
+            told[-_MATCHED:] = [match(level, then, known) for match, level, then in levels]
+        x = told[-1]
+        off, doubt = self.sides(self.box(x)).chunk(2, dim=1)
+        for across, up, finer in zip(reversed(self.across), reversed(self.up), reversed(told[:-1]), strict=True):
             x = up(finer + F.interpolate(across(x), scale_factor=2.0, mode="bilinear", align_corners=False))
-        corrected: torch.Tensor = (self.head(x) + coarse)[:, 0]
-        return corrected
+        corrected = self.head(x) + coarse
+        part = corrected.sigmoid()
+        new = tuple(
+            torch.cat([level, F.adaptive_avg_pool2d(part, level.shape[-2:])], dim=1) for level in maps[-_MATCHED:]
+        )
+        return Refined(corrected[:, 0], off, doubt.clamp(*_DOUBTS), Look(new))
+
+    @torch.inference_mode()
+    def close_up(
+        self, image_rgb: ImageArray, boxes_xyxy: Sequence[FloatArray], logits: FloatArray, looks: Sequence[Look | None]
+    ) -> list[Seen]:
+        """The objects of a frame, close up.
+
+        Args:
+            image_rgb: (height, width, 3) uint8.
+            boxes_xyxy: (4,) pixels each.
+            logits: (N, h, w) float32 coarse mask logits of the whole frame.
+            looks: What each looked like when it was prompted, None where that is not known.
+        """
+        height, width = image_rgb.shape[:2]
+        regions = [CloseUp.around(box) for box in boxes_xyxy]
+        pictures = np.stack([region.picture(image_rgb) for region in regions])
+        coarse = np.stack([region.logits(one, height, width) for region, one in zip(regions, logits, strict=True)])
+        device = self.head.weight.device
+        look, known = self._looks(looks)
+        said = self(torch.from_numpy(pictures).to(device), torch.from_numpy(coarse).to(device), look, known)
+        fine, off, doubt = (x.float().cpu().numpy() for x in (said.logits, said.off, said.doubt))
+        return [
+            Seen(
+                sampled_mask(fine[row], region.ys_px, region.xs_px, height, width),
+                box + _trust(doubt[row]) * off[row] * region.size_px,
+                said.look.rows(slice(row, row + 1)),
+            )
+            for row, (region, box) in enumerate(zip(regions, boxes_xyxy, strict=True))
+        ]
+
+    def _looks(self, looks: Sequence[Look | None]) -> tuple[Look | None, torch.Tensor | None]:
+        """Looks in one, blank where there is none, and which are known."""
+        there = [look for look in looks if look]
+        if not there:
+            return None, None
+        blank = Look(tuple(torch.zeros_like(level) for level in there[0].levels))
+        known = torch.tensor([float(look is not None) for look in looks], device=self.head.weight.device)
+        return Look.of([look or blank for look in looks]), known
+
+
+def _trust(doubt: FloatArray) -> FloatArray:
+    """How much of the way sides are moved: the gain of a Kalman filter, for flow is in doubt too, up to a limit."""
+    return np.minimum(1 / (1 + np.exp(2 * (doubt - FLOW_DOUBT))), MOST).astype(np.float32)
+
+
+class _Match(nn.Module):
+    """Attention from every cell of a close-up to those of how its object looked (STM's: Oh et al. 2019)."""
+
+    def __init__(self, channels: int, side: int, width: int = 32) -> None:
+        super().__init__()
+        self.query, self.key = nn.Conv2d(channels, width, 1), nn.Conv2d(channels + 1, width, 1)
+        self.value = nn.Conv2d(channels + 1, channels, 1)
+        self.place = nn.Parameter(torch.randn(2, width, side, side) * 0.1)
+        self.mix = _conv(2 * channels, channels)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: torch.Tensor, look: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
+        query, key = (self.query(x) + self.place[0]).flatten(2), (self.key(look) + self.place[1]).flatten(2)
+        value = self.value(look).flatten(2)
+        seen = F.scaled_dot_product_attention(*(y.transpose(1, 2) for y in (query, key, value)))
+        more = self.out(self.mix(torch.cat([x, seen.transpose(1, 2).reshape(x.shape)], dim=1)))
+        return x + (more if known is None else more * known[:, None, None, None])
 
 
 def _conv(before: int, after: int, stride: int = 1) -> nn.Sequential:

@@ -21,12 +21,13 @@ import torch
 from flows.batches import Batches
 from flows.config import SegmentSettings
 from flows.lighter import compile_steps
-from flows.mask import Mask, drawn_to_mask
+from flows.mask import Mask
 from flows.memory import Entry, Features, Memory, Reads, Sight, StreamingPredictor, box_logits, box_points
 from flows.models import build_segmenter, resolve
 from flows.onednn import use_onednn
 from flows.optical import Grey, moved
 from flows.prepare import Preparer
+from flows.refine import MaskRefiner
 from flows.schema import FloatArray, ImageArray
 from flows.soft_mask import SoftMask, soft_mask
 
@@ -41,8 +42,6 @@ _WIDE_BATCH = 3
 # A frame of a narrow model is too little work to share, up to here: cores that split its every product mostly wait for
 # each other. One that encodes ahead beside one that carries five objects gives half as many frames again.
 _ALONE_SIZE_PX = 256
-# How much of the way a box that flow carries is drawn to its refined mask on every frame.
-_DRAWN = 0.2
 # A refiner that sees an object is surer of its pixels than one that sees what hides it, by mean logits of 4 and of 1 on
 # unseen scenes. The score takes this in.
 _SURE_WEIGHT, _UNSURE = 2.0, 2.0
@@ -203,7 +202,7 @@ class VideoSegmenter:
         forward memory is untouched.
         """
         shown = {i: self._memories[i] for i in object_ids}
-        memories = {i: Memory(m.box_xyxy, conditioning=dict(m.conditioning)) for i, m in shown.items()}
+        memories = {i: Memory(m.box_xyxy, conditioning=dict(m.conditioning), look=m.look) for i, m in shown.items()}
         for after, seen in pairwise(list(self._encoded)[::-1]):
             memories = {i: memory for i, memory in memories.items() if i in object_ids}
             if not memories:
@@ -220,12 +219,7 @@ class VideoSegmenter:
     def _propagate(self, seen: _Seen, memories: Mapping[int, Memory], *, reverse: bool = False) -> dict[int, Segment]:
         reads = {i: self._reads(memory, seen.index, reverse=reverse) for i, memory in memories.items()}
         boxes_xyxy = {i: m.box_xyxy for i, m in memories.items()} if self.starts_from_boxes else None
-        found = self._step_all(seen, memories, reads, boxes_xyxy=boxes_xyxy, reverse=reverse)
-        if self._model.refiner is not None:
-            for i, memory in memories.items():
-                if found[i].mask is not None:
-                    memory.box_xyxy = drawn_to_mask(memory.box_xyxy, found[i].box_xyxy, _DRAWN)
-        return found
+        return self._step_all(seen, memories, reads, boxes_xyxy=boxes_xyxy, reverse=reverse)
 
     def _step_all(
         self,
@@ -273,7 +267,8 @@ class VideoSegmenter:
         for _, group in groupby(ordered, key=lambda i: signatures[i]):
             for part, out in self._batches.run(list(group), step):
                 prompted = reads[part[0]] is None
-                segments = self._remember([memories[i] for i in part], out, seen, prompted=prompted)
+                shown = prompted or from_mask
+                segments = self._remember([memories[i] for i in part], out, seen, prompted=prompted, shown=shown)
                 found.update(zip(part, segments, strict=True))
         return {object_id: found[object_id] for object_id in memories}
 
@@ -309,13 +304,17 @@ class VideoSegmenter:
         return (boxes / size_px * self._model.image_size).to(self._device)
 
     def _remember(
-        self, memories: Sequence[Memory], out: dict[str, Any], seen: _Seen, *, prompted: bool
+        self, memories: Sequence[Memory], out: dict[str, Any], seen: _Seen, *, prompted: bool, shown: bool
     ) -> Iterator[Segment]:
         pointers, logits, scores = out["obj_ptr"], out["pred_masks"], out["object_score_logits"]
         from_points = out["point_inputs"] is not None
-        shown = scores[:, 0].float().cpu().numpy().copy()  # revised below, while memory keeps what SAM 2 said
+        said = scores[:, 0].float().cpu().numpy().copy()  # revised below, while memory keeps what SAM 2 said
         outlines, appearance = logits[:, 0].float().cpu().numpy(), pointers.float().cpu().numpy()
-        masks = self._masks(outlines, shown, [memory.box_xyxy for memory in memories], seen.image_rgb)
+        masks: list[SoftMask | None] = [
+            self._mask(one) if score > 0 else None for one, score, _ in zip(outlines, said, memories, strict=False)
+        ]
+        if seen.image_rgb is not None and self._model.refiner is not None:
+            self._refine(self._model.refiner, seen.image_rgb, memories, outlines, masks, said, shown=shown)
         for row, memory in enumerate(memories):
             # Clones: a slice would keep the whole batch alive as long as one object remembers it.
             one = slice(row, row + 1)
@@ -324,28 +323,36 @@ class VideoSegmenter:
             into = memory.conditioning if prompted else memory.recent
             sight = Sight(seen.features, memory.logits, scores[one].clone(), from_points)
             into[seen.index] = Entry(pointers[one].clone(), sight)
-            yield Segment(float(shown[row]), masks[row], appearance[row])
+            yield Segment(float(said[row]), masks[row], appearance[row])
 
-    def _masks(
+    def _refine(
         self,
+        refiner: MaskRefiner,
+        image_rgb: ImageArray,
+        memories: Sequence[Memory],
         logits: FloatArray,
+        masks: list[SoftMask | None],
         scores: FloatArray,
-        boxes_xyxy: Sequence[FloatArray],
-        image_rgb: ImageArray | None,
-    ) -> list[SoftMask | None]:
-        """Masks of objects from logits (N, h, w) of the whole frame; None where one is not visible or has none.
+        *,
+        shown: bool,
+    ) -> None:
+        """Look at the objects that have masks close up: correct those, their boxes unless just shown, and scores.
 
-        Where masks are refined, `scores` (N,) are revised in place by how sure those are.
+        A score takes in how sure the refiner is.
         """
-        count = len(boxes_xyxy)  # a batch may have been filled up
-        masks = [self._mask(one) if score > 0 else None for one, score in zip(logits[:count], scores, strict=False)]
         rows = [row for row, mask in enumerate(masks) if mask]
-        if image_rgb is not None and self._model.refiner is not None and rows:
-            refined = self._model.refiner.masks(image_rgb, [boxes_xyxy[row] for row in rows], logits[rows])
-            for row, mask in zip(rows, map(self._accepted, refined), strict=True):
-                scores[row] += _SURE_WEIGHT * ((mask.sureness if mask else 0.0) - _UNSURE)
-                masks[row] = mask if scores[row] > 0 else None
-        return masks
+        if not rows:
+            return
+        there = [memories[row] for row in rows]
+        found = refiner.close_up(image_rgb, [m.box_xyxy for m in there], logits[rows], [m.look for m in there])
+        for row, memory, one in zip(rows, there, found, strict=True):
+            mask = self._accepted(one.mask)
+            scores[row] += _SURE_WEIGHT * ((mask.sureness if mask else 0.0) - _UNSURE)
+            masks[row] = mask if scores[row] > 0 else None
+            if shown:
+                memory.look = one.look
+            elif masks[row] is not None:
+                memory.box_xyxy = one.box_xyxy
 
     def _mask(self, logits: FloatArray) -> SoftMask | None:
         """The mask of an object, None where the logits are no object's."""

@@ -145,6 +145,23 @@ class Target:
         self.segment = segment
         self._see(Sighting(frame.number, frame.pts_ns, State.INTERPOLATED, None, 0.0).with_segment(segment))
 
+    def arrived(self, frame: Frame, box_xyxy: FloatArray, segment: Segment, sigma: float) -> None:
+        """Its masks led to where it is detected on this frame, so those since the last detection say where it was.
+
+        What masks and detections differ by at both ends is taken from those between, the nearer end's more: drift, and
+        what a detector counts to an object and a mask does not.
+        """
+        since_ns = self._last_detected_ns
+        before, after = self._sightings[since_ns], box_xyxy - segment.box_xyxy
+        off = after if before.box_xyxy is None or before.mask_xyxy is None else before.box_xyxy - before.mask_xyxy
+        for pts_ns in [t for t in self._sightings if t > since_ns]:
+            known = self._sightings[pts_ns]
+            if known.box_xyxy is None and known.mask_xyxy is not None:
+                share = (pts_ns - since_ns) / (frame.pts_ns - since_ns)
+                box = (known.mask_xyxy + (1 - share) * off + share * after).astype(np.float32)
+                if (box[2:] > box[:2]).all():
+                    self._see(replace(known, state=State.PROPAGATED, box_xyxy=box, sigma=sigma))
+
     def carried_back(self, frame: Frame, segment: Segment, sigma: float) -> None:
         """Its mask was carried back onto a frame before its birth."""
         self._see(_propagated(frame, segment, sigma))

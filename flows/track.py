@@ -33,6 +33,8 @@ Redetect = Callable[[Frame], sv.Detections]
 
 # A detection that lies to this share inside a live object of its class is a part of it, not another one.
 _PART_COVERAGE = 0.8
+# A mask that lies so on the detection matched to its object was that object's all the way since the last one.
+_ARRIVED_IOU = 0.5
 
 
 class ChunkTracker:
@@ -215,7 +217,10 @@ class ChunkTracker:
         reset = {}
         for target_id, row in matched.items():
             box = found.xyxy[row]
-            agreement = self._trust.agreement(segments[target_id], box)
+            segment = segments[target_id]
+            agreement = self._trust.agreement(segment, box)
+            if segment is not None and agreement >= _ARRIVED_IOU:
+                self._live[target_id].arrived(frame, box, segment, self._trust.carried_sigma)
             if agreement < self._track.correct_iou or self._segmenter.starts_from_boxes:
                 reset[target_id] = box
         if reset:

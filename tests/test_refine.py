@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from flows.config import SegmentSettings
-from flows.demo.clips import ClipMaker
+from flows.demo.clips import ClipMaker, ClipSpec
 from flows.demo.evaluate_nano import load, mask_j
 from flows.demo.masklets import render_scene
-from flows.demo.nano import WEIGHTS_PATH
-from flows.demo.train_refiner import CloseUps, RefinerTrainer, off_boxes
-from flows.mask import Mask
-from flows.refine import SIDE, CloseUp, MaskRefiner
+from flows.demo.nano import WEIGHTS_PATH, build_nano
+from flows.demo.train_refiner import CloseUps, RefinerTrainer, carried_boxes, off_boxes
+from flows.refine import FLOW_DOUBT, MARGIN, MOST, SIDE, CloseUp, Look, MaskRefiner, Seen
 from flows.segment import VideoSegmenter
 from flows.soft_mask import SoftMask, sampled_mask, soft_mask
 
@@ -91,12 +90,25 @@ def test_an_edge_of_the_frame_is_carried_on():
     np.testing.assert_array_equal(picture[0, 32:], np.arange(32))
 
 
+def _say(monkeypatch, mask, box=None):
+    """Have every refiner say this; returns the looks that it is shown, one a call."""
+    shown = []
+
+    def close_up(self, image, boxes, logits, looks):
+        shown.extend(looks)
+        look = Look((torch.full((1, 1, 1, 1), len(shown)),))
+        return [Seen(mask, boxes[0] if box is None else box, look)]
+
+    monkeypatch.setattr(MaskRefiner, "close_up", close_up)
+    return shown
+
+
 def test_a_refined_mask_over_the_whole_frame_is_no_objects(monkeypatch):
     model = load(WEIGHTS_PATH, 128)
     clip = render_scene(1, duration_s=0.1)
     height, width = clip.frame(0).shape[:2]
     ys, xs = np.array([-0.5, height - 0.5]), np.array([-0.5, width - 0.5])
-    monkeypatch.setattr(MaskRefiner, "masks", lambda *_: [SoftMask(np.full((2, 2), 9, np.float32), ys, xs)])
+    _say(monkeypatch, SoftMask(np.full((2, 2), 9, np.float32), ys, xs))
     segmenter = VideoSegmenter(model, SegmentSettings(), height, width)
     segmenter.push(clip.frame(0))
 
@@ -115,10 +127,10 @@ def test_a_refiner_that_corrects_nothing_leaves_masks_as_they_are():
     logits = 6 - np.hypot(x - 20, y - 15)
 
     with torch.inference_mode():
-        (refined,) = refiner.masks(_ramps(), [np.array((56, 36, 108, 88), np.float32)], logits[None])
+        (refined,) = refiner.close_up(_ramps(), [np.array((56, 36, 108, 88), np.float32)], logits[None], [None])
 
     before = soft_mask(logits, HEIGHT_PX, WIDTH_PX)
-    assert mask_j(refined.full(HEIGHT_PX, WIDTH_PX), before.full(HEIGHT_PX, WIDTH_PX)) > 0.95
+    assert mask_j(refined.mask.full(HEIGHT_PX, WIDTH_PX), before.full(HEIGHT_PX, WIDTH_PX)) > 0.95
 
 
 def _follow(model, frames, rows):
@@ -136,7 +148,7 @@ def _follow(model, frames, rows):
 def test_masks_of_unseen_scenes_are_better_refined():
     model = load(WEIGHTS_PATH, 256)
     better = []
-    for seed in range(3):
+    for seed in range(6):
         clip = render_scene(seed, duration_s=0.2)
         frames = [clip.frame(t) for t in range(len(clip.jpegs))]
         rows = clip.boxes[clip.boxes[:, 0] == 0]
@@ -148,27 +160,90 @@ def test_masks_of_unseen_scenes_are_better_refined():
             j.append(np.mean([mask_j(m, labels == row[1]) for m, row in zip(full, rows, strict=True)]))
         better.append(j[1] - j[0])
 
-    assert min(better) > 0
-    assert np.mean(better) > 0.03
+    assert np.median(better) > 0.03
+    assert np.mean(better) > 0.05
 
 
-def test_boxes_that_flow_carries_are_drawn_to_refined_masks(monkeypatch):
-    model = load(WEIGHTS_PATH, 64)
-    texture = np.random.default_rng(0).integers(0, 255, (9, 16, 3), dtype=np.uint8)
+def _standing(texture_seed=0):
+    """A frame to look at again and again, the nano segmenter for it, and a box there."""
+    texture = np.random.default_rng(texture_seed).integers(0, 255, (9, 16, 3), dtype=np.uint8)
     frame = cv2.resize(texture, (WIDTH_PX, HEIGHT_PX), interpolation=cv2.INTER_CUBIC)
-    box = np.array([60, 30, 100, 70], np.float32)
-    there = Mask(70, 35, np.ones((40, 40), bool))
-    monkeypatch.setattr(VideoSegmenter, "_masks", lambda *_: [there])
+    segmenter = VideoSegmenter(load(WEIGHTS_PATH, 64), SegmentSettings(max_back_frames=3), HEIGHT_PX, WIDTH_PX)
+    segmenter._model.pred_obj_scores = False  # what there is to see is no object
+    return segmenter, frame, np.array([60, 30, 100, 70], np.float32)
 
-    segmenter = VideoSegmenter(model, SegmentSettings(), HEIGHT_PX, WIDTH_PX)
+
+def _sure():
+    return SoftMask(np.full((4, 4), 9, np.float32), np.linspace(30, 70, 4), np.linspace(60, 100, 4))
+
+
+def test_boxes_that_flow_carries_go_where_the_refiner_sees_the_object(monkeypatch):
+    segmenter, frame, box = _standing()
+    there = np.array([70, 35, 110, 75], np.float32)
+    _say(monkeypatch, _sure(), there)
+
     segmenter.push(frame)
     segmenter.prompt({0: box})
     prompted = segmenter._memories[0].box_xyxy
-    for _ in range(20):
-        segmenter.push(frame)
+    segmenter.push(frame)
 
     np.testing.assert_array_equal(prompted, box)
-    np.testing.assert_allclose(segmenter._memories[0].box_xyxy, there.box_xyxy, atol=1)
+    np.testing.assert_allclose(segmenter._memories[0].box_xyxy, there, atol=1)
+
+
+def test_objects_are_known_by_how_they_looked_when_last_shown(monkeypatch):
+    segmenter, frame, box = _standing()
+    shown = _say(monkeypatch, _sure())
+
+    segmenter.push(frame)
+    segmenter.prompt({0: box})  # 1
+    segmenter.push(frame)
+    segmenter.push(frame)  # 3
+    segmenter.correct({0: box})
+    segmenter.push(frame)  # 5
+    for _ in segmenter.carry_back({0}):
+        pass
+
+    assert shown[0] is None
+    assert [int(look.levels[0]) for look in shown[1:]] == [1, 1, 1, 4, 4, 4, 4]
+
+
+def test_objects_given_the_looks_of_others_are_followed_less_well():
+    model = load(WEIGHTS_PATH, 256)
+    j = {"own": [], "others": []}
+    for seed in (2, 3):
+        clip = render_scene(seed, duration_s=0.8)
+        frames, labels = [clip.frame(t) for t in range(len(clip.jpegs))], clip.labels(len(clip.jpegs) - 1)
+        rows = clip.boxes[clip.boxes[:, 0] == 0]
+        for whose, found in j.items():
+            segmenter = VideoSegmenter(model, SegmentSettings(), *labels.shape)
+            segmenter.push(frames[0])
+            segmenter.prompt(dict(enumerate(rows[:, 2:].astype(np.float32))))
+            if whose == "others":
+                memories = list(segmenter._memories.values())
+                looks = [memory.look for memory in memories]
+                for memory, look in zip(memories, looks[1:] + looks[:1], strict=True):
+                    memory.look = look
+            for frame in frames[1:]:
+                segments = segmenter.push(frame)
+            for k, row in enumerate(rows):
+                mask = segments[k].mask.full(*labels.shape) if segments[k].mask else np.zeros(labels.shape, bool)
+                found.append(mask_j(mask, labels == row[1]))
+
+    assert np.mean(j["own"]) > np.mean(j["others"]) + 0.02
+
+
+@pytest.mark.parametrize(("doubt", "trust"), [(-20.0, MOST), (FLOW_DOUBT + 1.5, 0.047), (20.0, 0.0)])
+def test_boxes_are_moved_as_far_as_the_refiner_is_sure(doubt, trust):
+    refiner = MaskRefiner().eval()
+    with torch.no_grad():
+        refiner.sides.bias.copy_(torch.tensor([0.1, 0.2, -0.1, -0.2] + [doubt] * 4))
+    box = np.array([40, 20, 80, 100], np.float32)
+
+    (said,) = refiner.close_up(_ramps(), [box], np.zeros((1, 30, 50), np.float32), [None])
+
+    moved = trust * np.array([0.1, 0.2, -0.1, -0.2]) * CloseUp.around(box).size_px
+    np.testing.assert_allclose(said.box_xyxy - box, moved, rtol=0.05, atol=0.01)
 
 
 @pytest.mark.parametrize("sureness", [0.5, 4.0])
@@ -180,7 +255,7 @@ def test_how_sure_the_refiner_is_joins_the_score_and_leaves_memory_alone(monkeyp
     logits, ys, xs = np.full((4, 4), sureness, np.float32), np.linspace(y1, y2, 4), np.linspace(x1, x2, 4)
     found = {}
     for refined in (False, True):
-        monkeypatch.setattr(MaskRefiner, "masks", lambda *_: [SoftMask(logits, ys, xs)])
+        _say(monkeypatch, SoftMask(logits, ys, xs))
         kept, model.refiner = model.refiner, model.refiner if refined else None
         segmenter = VideoSegmenter(model, SegmentSettings(), *clip.frame(0).shape[:2])
         segmenter.push(clip.frame(0))
@@ -195,22 +270,58 @@ def test_how_sure_the_refiner_is_joins_the_score_and_leaves_memory_alone(monkeyp
     assert after == before == pytest.approx(plain.object_score)
 
 
-def test_boxes_that_train_are_off_as_a_trackers_are():
+@pytest.mark.parametrize(("drawn", "spread", "most"), [(off_boxes, 0.06, 0.15), (carried_boxes, 0.18, 0.95)])
+def test_boxes_that_train_are_off_as_a_trackers_are(drawn, spread, most):
     boxes = np.tile(np.array([20, 20, 60, 100], np.float32), (500, 1))
 
-    off = (off_boxes(np.random.default_rng(0), boxes) - boxes) / np.array([40, 80, 40, 80])
+    off = (drawn(np.random.default_rng(0), boxes) - boxes) / np.array([40, 80, 40, 80])
 
-    assert 0.05 < off.std() < 0.15
-    assert np.abs(off).max() < 0.55
+    assert off.std() == pytest.approx(spread, rel=0.25)
+    assert np.abs(off).max() < most
+
+
+def test_pairs_are_of_one_object_and_say_where_the_whole_of_it_is():
+    maker, rng = ClipMaker(), np.random.default_rng(0)
+    segmenter = build_nano(64, WEIGHTS_PATH)
+    clip = maker.make(rng, ClipSpec(size_px=128, frames=3, objects=4, every=3))
+    known = clip.valid & (clip.whole_xyxy[..., 2] > 0)
+
+    pairs = CloseUps.of(rng, clip, segmenter, 64)
+
+    assert len(pairs.truth) == (known[:, :1] & known[:, 1:]).sum()
+    rows = [(k, t) for k in range(4) for t in (1, 2) if known[k, 0] and known[k, t]]
+    for (k, t), truth, off in zip(rows, pairs.truth[:, 1], pairs.off[:, 1], strict=True):
+        # The box lies inside the region by its margin, and what is visible lies in the whole object's box.
+        margin = MARGIN / (1 + 2 * MARGIN)
+        x1, y1, x2, y2 = np.array([margin, margin, 1 - margin, 1 - margin]) + off
+        rows_there, columns_there = np.flatnonzero((truth > 127).any(1)), np.flatnonzero((truth > 127).any(0))
+        if clip.visible[k, t] and len(rows_there):
+            assert rows_there[0] / SIDE >= y1 - 0.06
+            assert (rows_there[-1] + 1) / SIDE <= max(y2, 0) + 0.06
+            assert columns_there[0] / SIDE >= x1 - 0.06
+            assert (columns_there[-1] + 1) / SIDE <= max(x2, 0) + 0.06
+
+
+def test_a_mirror_turns_offsets_too():
+    pool = CloseUps.room_for(64)
+    pool.truth[:, :, :, : SIDE // 2] = 255
+    pool.off[:] = [0.1, 0.2, 0.3, 0.4]
+
+    _, _, truth, off = pool.batch(np.random.default_rng(0), np.arange(64))
+
+    mirrored = truth[:, 1, 0, 0] == 0
+    assert 0 < mirrored.sum() < 64
+    np.testing.assert_allclose(off[mirrored], np.broadcast_to([-0.3, 0.2, -0.1, 0.4], off[mirrored].shape), rtol=1e-6)
+    np.testing.assert_allclose(off[~mirrored], np.broadcast_to([0.1, 0.2, 0.3, 0.4], off[~mirrored].shape), rtol=1e-6)
 
 
 def test_training_lowers_the_loss_and_writes_a_segmenter_that_refines(tmp_path: Path):
     trainer = RefinerTrainer(tmp_path, ClipMaker(), WEIGHTS_PATH, minutes=0, workers=0, learning_rate=1e-3)
     stream = iter(trainer._stream())
-    pool = CloseUps.room_for(16)
-    for first in (0, 8):
-        pool.put(np.arange(first, first + 8), next(stream))
-    batch = pool.batch(np.random.default_rng(0), np.arange(16))
+    pairs = next(stream)
+    pool = CloseUps.room_for(len(pairs.truth))
+    pool.put(np.arange(len(pairs.truth)), pairs)
+    batch = pool.batch(np.random.default_rng(0), np.arange(len(pairs.truth)))
 
     losses = [trainer.train_step(batch)["loss"] for _ in range(15)]
     trainer.run()

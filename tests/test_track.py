@@ -133,6 +133,32 @@ def test_masks_led_by_boxes_start_afresh_from_every_detection(monkeypatch):
     assert [row["frame"] for row in life] == list(range(36))
 
 
+def test_masks_led_by_boxes_that_arrive_where_it_is_detected_say_where_it_was(monkeypatch):
+    monkeypatch.setattr(_Oracle, "starts_from_boxes", True)
+    path = _walk(frames=20, end=20)
+    for there in (12, 13):
+        path[there] = path[there] - np.float32([0, 12, 0, 12])
+    # What the detector counts to an object and a mask does not, here 3 px on every side, is added between, too.
+    wide = {k: [(path[k] + np.float32([-3, -3, 3, 3]), 0.9)] for k in range(0, 20, EVERY)}
+
+    _, (life,) = _track({"a": path}, wide, frames=20)
+
+    assert [row["state"] for row in life[10:16]] == [State.DETECTED, *[State.PROPAGATED] * 4, State.DETECTED]
+    off = np.stack([_stored(row) - box for row, box in zip(life, path, strict=False)])
+    np.testing.assert_allclose(off, np.broadcast_to(off[10], off.shape), atol=1.1)
+    assert off[10, 2] > 1
+
+
+def test_masks_led_by_boxes_that_arrive_elsewhere_say_nothing(monkeypatch):
+    monkeypatch.setattr(_Oracle, "starts_from_boxes", True)
+    path = _walk(frames=20, end=20, speed=0)
+    found = {k: [(path[k] + np.float32([0, 20, 0, 20]) * (k == 15), 0.9)] for k in range(0, 20, EVERY)}
+
+    _, (life,) = _track({"a": path}, found, frames=20)
+
+    assert [row["state"] for row in life[10:16]] == [State.DETECTED, *[State.INTERPOLATED] * 4, State.DETECTED]
+
+
 def test_masks_led_by_boxes_are_carried_back_to_where_flow_saw_the_object_enter(monkeypatch):
     monkeypatch.setattr(_Oracle, "starts_from_boxes", True)
     path = _walk(start=7, frames=20)

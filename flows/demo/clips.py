@@ -8,7 +8,7 @@ seed and step, and a resumed run sees the clips it would have seen.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.demo.masklets import MaskletClip
-from flows.demo.sprites import Sprite, cutout_sprite, draw_height_px, paste, shape_sprite, texture
+from flows.demo.sprites import NOWHERE, Sprite, box_xyxy, cutout_sprite, draw_height_px, paste, shape_sprite, texture
 
 Image = NDArray[np.uint8]
 Ids = NDArray[np.int32]
@@ -38,6 +38,7 @@ class ClipSpec:
         objects: Objects tracked in each clip.
         real_share: Share of clips on a base of real footage.
         scene_share: Share of clips on a base of synthetic scenes; the rest has textures.
+        every: Frames of the video from one of the clip to the next.
     """
 
     size_px: int
@@ -45,6 +46,12 @@ class ClipSpec:
     objects: int
     real_share: float = 0.0
     scene_share: float = 0.0
+    every: int = 1
+
+    @property
+    def times(self) -> NDArray[np.int64]:
+        """(T,) numbers of the clip's frames in its video."""
+        return np.arange(self.frames, dtype=np.int64) * self.every
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,14 @@ class Clip:
         masks: (K, T, S, S) bool, visible parts.
         valid: (K, T) bool: whether the truth is known there.
         boxes_xyxy: (K, T, 4) float32 boxes of the masks in pixels; zeros where the object is hidden.
+        whole_xyxy: (K, T, 4) float32 boxes with what is hidden of the objects, cut to the frame; zeros where not known.
     """
 
     frames: Image
     masks: NDArray[np.bool_]
     valid: NDArray[np.bool_]
     boxes_xyxy: NDArray[np.float32]
+    whole_xyxy: NDArray[np.float32]
 
     @property
     def visible(self) -> NDArray[np.bool_]:
@@ -77,6 +86,8 @@ class _Canvas:
     ids: list[Ids]
     # Where the base's labels are known: (frame, label) pairs.
     known: set[tuple[int, int]] = field(default_factory=set)
+    # Boxes of what is drawn, by the same.
+    whole_xyxy: dict[tuple[int, int], tuple[float, ...]] = field(default_factory=dict)
 
 
 class ClipMaker:
@@ -116,9 +127,9 @@ class ClipMaker:
         sprites: list[Sprite] = []
         while len(sprites) < count:
             if self._real and rng.random() < max(spec.real_share, 0.1):
-                sprite = cutout_sprite(rng, _pick(rng, self._real), spec.size_px, spec.frames)
+                sprite = cutout_sprite(rng, _pick(rng, self._real), spec.size_px, spec.times)
             else:
-                sprite = shape_sprite(rng, spec.size_px, spec.frames)
+                sprite = shape_sprite(rng, spec.size_px, spec.times)
             if sprite is None:
                 continue
             sprites.append(sprite)
@@ -127,7 +138,9 @@ class ClipMaker:
         shake = _camera_shake(rng, spec)
         for index, sprite in enumerate(sprites):
             for t in range(spec.frames):
-                paste(canvas.frames[t], canvas.ids[t], sprite, t, SPRITE_ID0 + index, shake[t])
+                label = SPRITE_ID0 + index
+                drawn = paste(canvas.frames[t], canvas.ids[t], sprite, t, label, shake[t])
+                canvas.whole_xyxy[t, label] = drawn
 
 
 def _pick(rng: np.random.Generator, clips: list[MaskletClip]) -> MaskletClip:
@@ -142,7 +155,7 @@ def _camera_shake(rng: np.random.Generator, spec: ClipSpec) -> NDArray[np.float6
         return np.zeros((spec.frames, 2))
     pan = rng.normal(0, 0.01, 2) * spec.size_px
     tremble = rng.normal(0, 0.003, (spec.frames, 2)) * spec.size_px
-    return np.arange(spec.frames)[:, None] * pan + tremble
+    return spec.times[:, None] * pan + tremble
 
 
 def _textured_base(rng: np.random.Generator, spec: ClipSpec) -> _Canvas:
@@ -155,7 +168,7 @@ def _textured_base(rng: np.random.Generator, spec: ClipSpec) -> _Canvas:
     start = rng.uniform(0, size * 0.25, 2)
     velocity = rng.normal(0, 0.01, 2) * size if rng.random() < 0.4 else np.zeros(2)
     frames = []
-    for t in range(spec.frames):
+    for t in spec.times:
         x, y = np.clip(start + t * velocity, 0, size * 0.5).astype(int)
         frames.append(big[y : y + size, x : x + size].copy())
     return _Canvas(frames, [np.zeros((size, size), np.int32) for _ in range(spec.frames)])
@@ -165,7 +178,7 @@ def _real_base(rng: np.random.Generator, spec: ClipSpec, source: MaskletClip, st
     """A window of a real clip around one of its objects, scaled to a drawn height."""
     row = source.boxes[rng.integers(len(source.boxes))]
     start, box = int(row[0]), row[2:].astype(float)
-    stride = 0 if still else int(rng.choice([1, 1, 2, 3, 4]))
+    stride = 0 if still else int(rng.choice([1, 1, 2, 3, 4])) * spec.every
     if start + stride * (spec.frames - 1) >= len(source.jpegs):
         stride = -stride  # played backwards
         if start + stride * (spec.frames - 1) < 0:
@@ -176,7 +189,7 @@ def _real_base(rng: np.random.Generator, spec: ClipSpec, source: MaskletClip, st
     canvas = _Canvas([], [])
     flip = rng.random() < 0.5
     labels_there = np.unique(source.boxes[:, 1]).tolist()
-    seen = set(map(tuple, source.boxes[:, :2].tolist()))
+    seen = {(row[0], row[1]): whole for row, whole in zip(source.boxes.tolist(), source.whole_xyxy, strict=True)}
     for t, index in enumerate(steps):
         if t and stride == 0 and np.array_equal(transforms[t], transforms[t - 1]):
             canvas.frames.append(canvas.frames[-1].copy())
@@ -191,7 +204,21 @@ def _real_base(rng: np.random.Generator, spec: ClipSpec, source: MaskletClip, st
             canvas.frames.append(np.ascontiguousarray(rgb[:, ::-1] if flip else rgb))
             canvas.ids.append(np.ascontiguousarray(labels[:, ::-1] if flip else labels).astype(np.int32))
         canvas.known |= {(t, label) for label in labels_there if source.exact or (index, label) in seen}
+        canvas.whole_xyxy |= {
+            (t, label): _warped(seen[index, label], transforms[t], spec.size_px, flip)
+            for label in labels_there
+            if (index, label) in seen
+        }
     return canvas
+
+
+def _warped(box: NDArray[np.float32], transform: NDArray[np.float64], size_px: int, flip: bool) -> tuple[float, ...]:
+    """A box of a source's frame in the clip's, cut to it."""
+    (x1, y1), (x2, y2) = box.reshape(2, 2) @ transform[:, :2].T + transform[:, 2]
+    if flip:
+        x1, x2 = size_px - x2, size_px - x1
+    x1, y1, x2, y2 = np.clip((x1, y1, x2, y2), 0, size_px).tolist()
+    return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else NOWHERE
 
 
 def _window(
@@ -211,8 +238,8 @@ def _window(
     zoom = rng.normal(0, 0.004) if rng.random() < 0.3 else 0.0
     shake = _camera_shake(rng, spec)
     maps = []
-    for t in range(spec.frames):
-        grow = np.exp(zoom * t)
+    for t, time in enumerate(spec.times):
+        grow = np.exp(zoom * time)
         scales = np.array([scale_x, scale_y]) * grow
         offset = target + shake[t] - scales * centre
         if not shake.any():
@@ -234,15 +261,9 @@ def _choose_objects(rng: np.random.Generator, spec: ClipSpec, canvas: _Canvas) -
     stack = np.stack(canvas.ids)
     masks = np.stack([stack == i for i in chosen])
     valid = np.array([[i >= SPRITE_ID0 or (t, i) in canvas.known for t in range(spec.frames)] for i in chosen])
-    boxes = np.array([[_box_xyxy(mask) for mask in track] for track in masks], dtype=np.float32)
-    return Clip(np.stack(canvas.frames), masks, valid, boxes)
-
-
-def _box_xyxy(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    if not len(columns):
-        return (0.0, 0.0, 0.0, 0.0)
-    return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+    boxes = np.array([[box_xyxy(mask) for mask in track] for track in masks], dtype=np.float32)
+    whole = [[canvas.whole_xyxy.get((t, i), NOWHERE) for t in range(spec.frames)] for i in chosen]
+    return Clip(np.stack(canvas.frames), masks, valid, boxes, np.array(whole, dtype=np.float32))
 
 
 def degrade(rng: np.random.Generator, clip: Clip) -> Clip:
@@ -266,4 +287,4 @@ def degrade(rng: np.random.Generator, clip: Clip) -> Clip:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))]
         packed = [cv2.imencode(".jpg", frame, quality)[1] for frame in out]
         out = np.stack([np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), dtype=np.uint8) for jpeg in packed])
-    return Clip(out, clip.masks, clip.valid, clip.boxes_xyxy)
+    return replace(clip, frames=out)

@@ -43,6 +43,7 @@ class MaskletClip:
         jpegs: One encoded frame each.
         label_pngs: One encoded uint8 label map each, of the same size as the frames.
         boxes: (N, 6) int32 rows of frame, label, x1, y1, x2, y2 in pixels of the stored frames, sorted by frame.
+        whole_xyxy: (N, 4) float32 boxes of the same objects with what is hidden of them; a teacher does not know them.
         exact: Whether an object without a mask is known to be hidden; a teacher may only have missed it.
     """
 
@@ -50,6 +51,7 @@ class MaskletClip:
     jpegs: list[NDArray[np.uint8]]
     label_pngs: list[NDArray[np.uint8]]
     boxes: NDArray[np.int32]
+    whole_xyxy: NDArray[np.float32]
     exact: bool = False
 
     def frame(self, index: int) -> NDArray[np.uint8]:
@@ -62,7 +64,7 @@ class MaskletClip:
 
     def save(self, path: Path) -> None:
         """Write the clip to an `.npz` file."""
-        arrays: dict[str, Any] = {"boxes": self.boxes, "exact": np.array(self.exact)}
+        arrays: dict[str, Any] = {"boxes": self.boxes, "whole": self.whole_xyxy, "exact": np.array(self.exact)}
         for key, blobs in (("jpeg", self.jpegs), ("png", self.label_pngs)):
             arrays[key] = np.concatenate(blobs)
             arrays[f"{key}_ends"] = np.cumsum([len(blob) for blob in blobs])
@@ -74,7 +76,8 @@ class MaskletClip:
         with np.load(path) as arrays:
             blobs = {key: np.split(arrays[key], arrays[f"{key}_ends"][:-1]) for key in ("jpeg", "png")}
             exact = bool(arrays["exact"]) if "exact" in arrays else False
-            return cls(path.stem, blobs["jpeg"], blobs["png"], arrays["boxes"], exact)
+            whole = arrays["whole"] if "whole" in arrays else arrays["boxes"][:, 2:].astype(np.float32)
+            return cls(path.stem, blobs["jpeg"], blobs["png"], arrays["boxes"], whole, exact)
 
 
 @dataclass
@@ -124,7 +127,7 @@ def segment_clip(video: Path, teacher: Any, stride: int = 1) -> MaskletClip:
         done += ended
     links = [link for link in done + live if len(link.frames) >= MIN_LENGTH_FRAMES][:MAX_LABEL]
     label_pngs, boxes = _label_maps(links, len(jpegs), (shape[0], shape[1]))
-    return MaskletClip(video.stem, jpegs, label_pngs, boxes)
+    return MaskletClip(video.stem, jpegs, label_pngs, boxes, boxes[:, 2:].astype(np.float32))
 
 
 def make_scene_clips(seeds: Sequence[int], out_dir: Path, duration_s: float = 4.0) -> None:
@@ -153,7 +156,9 @@ def render_scene(seed: int, duration_s: float) -> MaskletClip:
     labels = [np.where(ids > MAX_LABEL, 0, ids).astype(np.uint8) for _, ids in pictures]
     pngs, boxes = _encode_labels(labels)
     jpegs = [_jpeg(np.ascontiguousarray(rgb[..., ::-1])) for rgb, _ in pictures]
-    return MaskletClip(f"scene_{seed:06d}", jpegs, pngs, boxes, exact=True)
+    whole = {(i, truth.id): truth.amodal_xyxy for i in range(scene.frame_count) for truth in scene.truth(i)}
+    whole_xyxy = np.array([whole[frame, label] for frame, label in boxes[:, :2].tolist()], dtype=np.float32)
+    return MaskletClip(f"scene_{seed:06d}", jpegs, pngs, boxes, whole_xyxy.reshape(-1, 4), exact=True)
 
 
 def _jpeg(bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -15,6 +15,8 @@ Image = NDArray[np.uint8]
 # Side of the square that shapes are drawn on before they are warped into the clip.
 SHAPE_PATCH_PX = 96
 SMALLEST_PX = 12.0
+# The box of what is not there.
+NOWHERE = (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def texture(rng: np.random.Generator, size_px: int, cells: int) -> Image:
     return np.asarray(np.clip(picture, 0, 255), dtype=np.uint8)
 
 
-def shape_sprite(rng: np.random.Generator, size_px: int, frames: int) -> Sprite:
+def shape_sprite(rng: np.random.Generator, size_px: int, times: NDArray[np.int64]) -> Sprite:
     """An object of one to four textured parts (ellipses, boxes, polygons), as people and cars are of several."""
     side = SHAPE_PATCH_PX
     patch = np.zeros((side, side, 4), np.uint8)
@@ -83,7 +85,7 @@ def shape_sprite(rng: np.random.Generator, size_px: int, frames: int) -> Sprite:
     scale = tall_px / (0.7 * side)
     scales = np.array([scale * rng.uniform(0.6, 1.3), scale])
     spin = rng.normal(0, 2.5) if rng.random() < 0.4 else 0.0
-    return _moving(rng, [_cropped(patch)], scales, size_px, frames, spin)
+    return _moving(rng, [_cropped(patch)], scales, size_px, times, spin)
 
 
 def _draw_part(
@@ -102,10 +104,13 @@ def _draw_part(
         cv2.fillPoly(mask, [corners.astype(np.int32)], (255,))
 
 
-def cutout_sprite(rng: np.random.Generator, source: MaskletClip, size_px: int, frames: int) -> Sprite | None:
+def cutout_sprite(
+    rng: np.random.Generator, source: MaskletClip, size_px: int, times: NDArray[np.int64]
+) -> Sprite | None:
     """A real object cut out over consecutive frames, or None where the drawn one is too small or too large."""
     row = source.boxes[rng.integers(len(source.boxes))]
     rows = source.boxes[source.boxes[:, 1] == row[1]]
+    frames = int(times[-1]) + 1
     first = int(np.flatnonzero(rows[:, 0] == row[0])[0])
     rows = rows[first : first + frames * 2 : int(rng.choice([1, 1, 2]))]
     height = int(row[5] - row[3])
@@ -126,7 +131,8 @@ def cutout_sprite(rng: np.random.Generator, source: MaskletClip, size_px: int, f
     scale = tall_px / patches[0].shape[0]
     # There and back again, so that a short masklet fills a long clip without a jump.
     patches += patches[-2:0:-1]
-    return _moving(rng, patches, np.array([scale * rng.uniform(0.5, 1.1), scale]), size_px, frames, 0.0)
+    patches = [patches[time % len(patches)] for time in times]
+    return _moving(rng, patches, np.array([scale * rng.uniform(0.5, 1.1), scale]), size_px, times, 0.0)
 
 
 def _cropped(patch: Image) -> Image:
@@ -139,11 +145,11 @@ def _moving(
     patches: list[Image],
     scales: NDArray[np.float64],
     size_px: int,
-    frames: int,
+    times: NDArray[np.int64],
     spin_deg: float,
 ) -> Sprite:
     """Give patches a path: still, steady or accelerating; some vanish for a while."""
-    t = np.arange(frames, dtype=float)[:, None]
+    t, frames = times[:, None].astype(float), len(times)
     speed = rng.choice([0.0, 0.006, 0.015, 0.03], p=[0.15, 0.35, 0.35, 0.15]) * size_px
     start = rng.uniform(0.05, 0.95, 2) * size_px
     velocity = rng.normal(0, 1, 2) * speed
@@ -160,10 +166,10 @@ def _moving(
 
 def paste(
     rgb: Image, ids: NDArray[np.int32], sprite: Sprite, t: int, object_id: int, offset_px: NDArray[np.float64]
-) -> None:
-    """Draw a sprite's frame t into a frame and its id map, in place."""
+) -> tuple[float, float, float, float]:
+    """Draw a sprite's frame t into a frame and its id map, in place; returns the box of what is drawn, or zeros."""
     if sprite.hidden[t]:
-        return
+        return NOWHERE
     patch = sprite.patches[t % len(sprite.patches)]
     height, width = patch.shape[:2]
     turn = np.deg2rad(sprite.angles_deg[t])
@@ -173,10 +179,20 @@ def paste(
     low = np.maximum(np.floor(centre - reach), 0).astype(int)
     high = np.minimum(np.ceil(centre + reach), (rgb.shape[1], rgb.shape[0])).astype(int)
     if (high <= low).any():
-        return
+        return NOWHERE
     shift = centre - low - linear @ np.array([width / 2, height / 2])
     warped = cv2.warpAffine(patch, np.column_stack([linear, shift]), (int(high[0] - low[0]), int(high[1] - low[1])))
     alpha = warped[..., 3:].astype(np.float32) / 255
     region = (slice(low[1], high[1]), slice(low[0], high[0]))
     rgb[region] = (rgb[region] * (1 - alpha) + warped[..., :3] * alpha).astype(np.uint8)
-    ids[region][alpha[..., 0] > 0.5] = object_id
+    drawn = alpha[..., 0] > 0.5
+    ids[region][drawn] = object_id
+    return box_xyxy(drawn, *low.tolist())
+
+
+def box_xyxy(mask: NDArray[np.bool_], x_px: int = 0, y_px: int = 0) -> tuple[float, float, float, float]:
+    """The box of a mask that begins at a place, zeros of one that is empty."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    if not len(columns):
+        return NOWHERE
+    return (float(x_px + columns[0]), float(y_px + rows[0]), float(x_px + columns[-1] + 1), float(y_px + rows[-1] + 1))

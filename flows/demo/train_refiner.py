@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import cv2
@@ -27,10 +27,18 @@ from flows.refine import SIDE, CloseUp, MaskRefiner
 logger = logging.getLogger(__name__)
 
 # Clips are made this large; the segmenter sees them at either of its sizes.
-SPEC = ClipSpec(size_px=512, frames=1, objects=8, real_share=0.4, scene_share=0.5)
+SPEC = ClipSpec(size_px=512, frames=3, objects=8, real_share=0.4, scene_share=0.5)
 SIZES_PX = (256, 512)
-# Of boxes, as shares of their sides: a detector's errors, and for half of the boxes those of flow between detections.
-_JITTER, _SHIFT, _STRETCH = 0.05, 0.12, 0.08
+# Frames of the video between those of a clip.
+_EVERY = (1, 2, 4, 7)
+# Of boxes, as shares of their sides: a detector's errors, those of flow between detections, and of flow that goes with
+# what covers an object; the last two with how many boxes have them.
+_JITTER = 0.05
+_SHIFTS = ((0.12, 0.5), (0.3, 0.2))
+_STRETCH = 0.08
+# How many objects are shown how they looked; the others learn from one frame alone.
+_KNOWN = 0.8
+_BOX_WEIGHT = 0.2
 BATCH = 64
 # Close-ups to draw batches from, and how many must be there first: making one takes longer than a step with it.
 _POOL, _LEAST = 16_384, 512
@@ -40,32 +48,49 @@ _WARM_UP_STEPS = 100
 
 @dataclass(frozen=True)
 class CloseUps:
-    """Objects close up: pictures (N, SIDE, SIDE, 3) uint8 RGB, coarse logits and coverage by the truth (N, SIDE, SIDE).
+    """Objects close up when they were prompted and on another frame.
 
-    Logits are float16, coverage is uint8, 255 where the object is.
+    Attributes:
+        pictures: (N, 2, SIDE, SIDE, 3) uint8 RGB.
+        logits: (N, 2, SIDE, SIDE) float16, coarse.
+        truth: (N, 2, SIDE, SIDE) uint8 coverage, 255 where the object is.
+        off: (N, 2, 4) float32, how far sides of the whole object lie beyond the box's, as shares of the region.
     """
 
     pictures: NDArray[np.uint8]
     logits: NDArray[np.float16]
     truth: NDArray[np.uint8]
+    off: NDArray[np.float32]
 
     @classmethod
     def of(cls, rng: np.random.Generator, clip: Clip, segmenter: torch.nn.Module, size_px: int) -> CloseUps:
-        """What a segmenter makes of the objects of a clip's first frame at a size, from boxes that are off."""
-        frame, boxes = clip.frames[0], off_boxes(rng, clip.boxes_xyxy[:, 0])
-        coarse = _segmented(segmenter, frame, boxes, size_px)
-        regions = [CloseUp.around(box) for box in boxes]
-        return cls(
-            np.stack([r.picture(frame) for r in regions]),
-            np.stack([r.logits(one, *frame.shape[:2]) for r, one in zip(regions, coarse, strict=True)]).astype("f2"),
-            np.stack([r.picture(m.astype(np.uint8) * 255) for r, m in zip(regions, clip.masks[:, 0], strict=True)]),
-        )
+        """What a segmenter makes of a clip's objects at a size, from boxes that are off; the first frame prompts."""
+        known = clip.valid & (clip.whole_xyxy[..., 2] > clip.whole_xyxy[..., 0])
+        views = []
+        for t, frame in enumerate(clip.frames):
+            boxes = off_boxes(rng, clip.boxes_xyxy[:, 0]) if t == 0 else carried_boxes(rng, clip.whole_xyxy[:, t])
+            boxes = np.where(known[:, t, None], boxes, np.array([0, 0, 8, 8], dtype=np.float32))
+            regions = [CloseUp.around(box) for box in boxes]
+            coarse = _segmented(segmenter, frame, boxes, size_px)
+            views.append(
+                (
+                    np.stack([r.picture(frame) for r in regions]),
+                    np.stack([r.logits(one, *frame.shape[:2]) for r, one in zip(regions, coarse, strict=True)]),
+                    np.stack([r.picture(m.astype("u1") * 255) for r, m in zip(regions, clip.masks[:, t], strict=True)]),
+                    (clip.whole_xyxy[:, t] - boxes) / np.stack([r.size_px for r in regions]),
+                )
+            )
+        pairs = [(k, t) for k in range(len(known)) for t in range(1, known.shape[1]) if known[k, 0] and known[k, t]]
+        types = ("u1", "f2", "u1", "f4")
+        parts = zip(*([np.stack([views[0][i][k], views[t][i][k]]) for i in range(4)] for k, t in pairs), strict=True)
+        return cls(*(np.stack(part).astype(kind) for part, kind in zip(parts, types, strict=True)))
 
     @classmethod
     def room_for(cls, count: int) -> CloseUps:
         """Blank ones, to be written over."""
-        shape = (count, SIDE, SIDE)
-        return cls(np.zeros((*shape, 3), "u1"), np.zeros(shape, "f2"), np.zeros(shape, "u1"))
+        shape = (count, 2, SIDE, SIDE)
+        off = np.zeros((count, 2, 4), "f4")
+        return cls(np.zeros((*shape, 3), "u1"), np.zeros(shape, "f2"), np.zeros(shape, "u1"), off)
 
     def put(self, rows: NDArray[np.intp], others: CloseUps) -> None:
         """Write others over rows of these."""
@@ -73,24 +98,34 @@ class CloseUps:
             getattr(self, field.name)[rows] = getattr(others, field.name)
 
     def batch(self, rng: np.random.Generator, rows: NDArray[np.intp]) -> tuple[torch.Tensor, ...]:
-        """Pictures, logits and truth of rows as the refiner takes them, half of them in a mirror."""
+        """Pictures, logits, truth and offsets of rows as the refiner takes them, half of them in a mirror."""
         flip = rng.random(len(rows)) < 0.5
-        parts = [np.array(getattr(self, field.name)[rows]) for field in fields(self)]
-        for part in parts:
-            part[flip] = part[flip][:, :, ::-1]
-        pictures, logits, truth = map(torch.from_numpy, parts)
-        return pictures, logits.float(), truth.float() / 255
+        pictures, logits, truth, off = (np.array(getattr(self, field.name)[rows]) for field in fields(self))
+        for part in (pictures, logits, truth):
+            part[flip] = part[flip][:, :, :, ::-1]
+        off[flip] = off[flip][..., [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], dtype=np.float32)
+        pictures, logits, truth, off = map(torch.from_numpy, (pictures, logits, truth, off))
+        return pictures, logits.float(), truth.float() / 255, off
 
 
 def off_boxes(rng: np.random.Generator, boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Boxes (N, 4) as a tracker has them: every side off by 5 % and half a pixel, half of the boxes shifted besides."""
-    sizes = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
-    sides = np.tile(sizes, 2)
+    """Boxes (N, 4) as a detector has them: every side off by 5 % and half a pixel."""
+    sides = np.tile(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], 2)
     off = np.clip(rng.normal(0, 1, sides.shape), -2, 2) * (_JITTER * sides + 0.5)
-    shift = np.clip(rng.normal(0, _SHIFT, sizes.shape), -2 * _SHIFT, 2 * _SHIFT)
-    stretch = np.clip(rng.normal(0, _STRETCH, sizes.shape), -2 * _STRETCH, 2 * _STRETCH)
-    carried = np.concatenate([shift - stretch, shift + stretch], axis=1) * (rng.random((len(sizes), 1)) < 0.5)
-    return np.asarray(boxes_xyxy + off + carried * sides, dtype=np.float32)
+    return np.asarray(boxes_xyxy + off, dtype=np.float32)
+
+
+def carried_boxes(rng: np.random.Generator, boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Boxes (N, 4) as flow has carried them: off, and many of them shifted, by little or by much, and stretched."""
+    sizes = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+    draw, edge, carried = rng.random(len(sizes)), 0.0, np.zeros_like(boxes_xyxy)
+    for share, chance in _SHIFTS:
+        shift = np.clip(rng.normal(0, share, sizes.shape), -2 * share, 2 * share)
+        stretch = np.clip(rng.normal(0, _STRETCH, sizes.shape), -2 * _STRETCH, 2 * _STRETCH)
+        there = (draw >= edge) & (draw < edge + chance)
+        carried += np.concatenate([shift - stretch, shift + stretch], axis=1) * there[:, None] * np.tile(sizes, 2)
+        edge += chance
+    return np.asarray(off_boxes(rng, boxes_xyxy) + carried, dtype=np.float32)
 
 
 @torch.inference_mode()
@@ -133,7 +168,8 @@ class _Stream(IterableDataset[CloseUps]):
         segmenter = build_nano(SIZES_PX[0], self._weights)
         segmenter.pred_obj_scores = False  # or masks of objects it takes for hidden would be blank
         while True:
-            yield CloseUps.of(rng, self._maker.make(rng, SPEC), segmenter, int(rng.choice(SIZES_PX)))
+            clip = self._maker.make(rng, replace(SPEC, every=int(rng.choice(_EVERY))))
+            yield CloseUps.of(rng, clip, segmenter, int(rng.choice(SIZES_PX)))
 
 
 @dataclass
@@ -164,7 +200,7 @@ class RefinerTrainer:
         self._segmenter = build_nano(SIZES_PX[0], self.init_weights).state_dict()
         weights = load_weights(self.init_weights)
         if refiner := {k.removeprefix(REFINER): v for k, v in weights.items() if k.startswith(REFINER)}:
-            self.model.load_state_dict(refiner)
+            self.model.load_state_dict(refiner, strict=False)
         self.model.to(self.device)
         self.average = {k: v.detach().clone() for k, v in self._state().items()}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=0.02)
@@ -183,7 +219,7 @@ class RefinerTrainer:
         pool, drawn, figures = CloseUps.room_for(_POOL), 0, []
         stream = iter(self._stream())
         while (spent := (time.monotonic() - started) / 60) < self.minutes:
-            for _ in range(_CLIPS_A_STEP if drawn >= _LEAST else -(-_LEAST // SPEC.objects)):
+            for _ in range(_CLIPS_A_STEP if drawn >= _LEAST else -(-_LEAST // (SPEC.objects * (SPEC.frames - 1)))):
                 new = next(stream)
                 rows = np.arange(drawn, drawn + len(new.truth))
                 pool.put(rows % _POOL, new)
@@ -200,21 +236,33 @@ class RefinerTrainer:
 
     def train_step(self, batch: tuple[torch.Tensor, ...], share: float = 0.0) -> dict[str, float]:
         """One optimiser step, a share of the time gone; returns the figures to log."""
-        pictures, coarse, truth = (part.to(self.device) for part in batch)
+        pictures, coarse, truth, off = (part.to(self.device) for part in batch)
         rate = self.learning_rate * rate_share(self.step, _WARM_UP_STEPS, share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        said = self.model.train()(pictures, coarse)
-        chance = said.sigmoid()
-        overlap, both = (chance * truth).sum((1, 2)), chance.sum((1, 2)) + truth.sum((1, 2))
-        loss = F.binary_cross_entropy_with_logits(said, truth) + (1 - (2 * overlap + 1) / (both + 1)).mean()
+        model = self.model.train()
+        prompted = model(pictures[:, 0], coarse[:, 0])
+        known = (torch.rand(len(coarse)) < _KNOWN).float().to(self.device)
+        later = model(pictures[:, 1], coarse[:, 1], prompted.look, known)
+        loss = sum(_mask_loss(said.logits, truth[:, t]) for t, said in enumerate((prompted, later))) / 2
+        box = ((later.off - off[:, 1]).abs() / later.doubt.exp() + later.doubt).mean()
+        loss = loss + _BOX_WEIGHT * box
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
         update_average(self.average, self._state(), self.step)
-        return {"loss": loss.item(), "iou_coarse": _iou(coarse, truth), "iou": _iou(said, truth)}
+        return {
+            "loss": loss.item(),
+            "box": box.item(),
+            "off_before": off[:, 1].abs().mean().item(),
+            "off": (later.off - off[:, 1]).abs().mean().item(),
+            "iou_prompted": _iou(prompted.logits, truth[:, 0]),
+            "iou_coarse": _iou(coarse[:, 1], truth[:, 1]),
+            "iou": _iou(later.logits[known > 0], truth[known > 0, 1]),
+            "iou_unknown": _iou(later.logits[known == 0], truth[known == 0, 1]),
+        }
 
     def save(self) -> None:
         """Write the segmenter with the average of the refiner's weights."""
@@ -236,6 +284,13 @@ class RefinerTrainer:
         logger.info("%s", record)
         with (self.out_dir / "log.jsonl").open("a") as log:
             log.write(json.dumps(record) + "\n")
+
+
+def _mask_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy and dice."""
+    chance = logits.sigmoid()
+    overlap, both = (chance * truth).sum((1, 2)), chance.sum((1, 2)) + truth.sum((1, 2))
+    return F.binary_cross_entropy_with_logits(logits, truth) + (1 - (2 * overlap + 1) / (both + 1)).mean()
 
 
 def _iou(logits: torch.Tensor, truth: torch.Tensor) -> float:
