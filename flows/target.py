@@ -148,12 +148,14 @@ class Target:
     def arrived(self, frame: Frame, box_xyxy: FloatArray, segment: Segment, sigma: float) -> None:
         """Its masks led to where it is detected on this frame, so those since the last detection say where it was.
 
-        What masks and detections differ by at both ends is taken from those between, the nearer end's more: drift, and
-        what a detector counts to an object and a mask does not.
+        Masks and detections may be wrong alike: half of what they differ by at both ends is taken from the masks between,
+        the nearer end's more. It is drift, and what a detector counts to an object and a mask does not.
         """
         since_ns = self._last_detected_ns
-        before, after = self._sightings[since_ns], box_xyxy - segment.box_xyxy
-        off = after if before.box_xyxy is None or before.mask_xyxy is None else before.box_xyxy - before.mask_xyxy
+        before, after = self._sightings[since_ns], (box_xyxy - segment.box_xyxy) / 2
+        off = after
+        if before.box_xyxy is not None and before.mask_xyxy is not None:
+            off = (before.box_xyxy - before.mask_xyxy) / 2
         for pts_ns in [t for t in self._sightings if t > since_ns]:
             known = self._sightings[pts_ns]
             if known.box_xyxy is None and known.mask_xyxy is not None:
