@@ -136,7 +136,8 @@ class Refined:
 
     Attributes:
         logits: (N, SIDE, SIDE) corrected.
-        off: (N, 4) how far the sides x1, y1, x2, y2 of the whole object lie beyond the box's, as shares of the region.
+        off: (N, 4) how far the sides x1, y1, x2, y2 of the whole object lie right of and below the box's, as shares of
+            the region.
         doubt: (N, 4) logarithms of how far that may be wrong, in the same unit.
         look: What to know the objects by on other frames.
     """
@@ -157,7 +158,7 @@ class Seen:
 
 
 class MaskRefiner(nn.Module):
-    """A U-Net that corrects coarse mask logits and boxes in close-ups, given how the objects looked when prompted.
+    """A U-Net that corrects coarse mask logits and boxes in close-ups, given how the objects looked when last shown.
 
     Args:
         channels: Of its levels, each half the resolution of the one before, the finest first.
@@ -191,7 +192,7 @@ class MaskRefiner(nn.Module):
         Args:
             pictures: (N, SIDE, SIDE, 3) uint8 RGB.
             logits: (N, SIDE, SIDE) float32.
-            look: Of the same objects when they were prompted; None on that very frame.
+            look: Of the same objects when they were last shown, on another frame; None where they never were.
             known: (N,) 1 where the look is to be used, 0 where not; None: of all.
         """
         coarse = logits.clamp(-_SURE, _SURE)[:, None]
@@ -226,7 +227,7 @@ class MaskRefiner(nn.Module):
             image_rgb: (height, width, 3) uint8.
             boxes_xyxy: (4,) pixels each.
             logits: (N, h, w) float32 coarse mask logits of the whole frame.
-            looks: What each looked like when it was prompted, None where that is not known.
+            looks: What each looked like when it was last shown, None where it never was.
         """
         height, width = image_rgb.shape[:2]
         regions = [CloseUp.around(box) for box in boxes_xyxy]

@@ -311,7 +311,8 @@ class VideoSegmenter:
         said = scores[:, 0].float().cpu().numpy().copy()  # revised below, while memory keeps what SAM 2 said
         outlines, appearance = logits[:, 0].float().cpu().numpy(), pointers.float().cpu().numpy()
         masks: list[SoftMask | None] = [
-            self._mask(one) if score > 0 else None for one, score, _ in zip(outlines, said, memories, strict=False)
+            self._mask(one) if score > 0 else None
+            for one, score in zip(outlines[: len(memories)], said, strict=False)  # a batch may have been filled up
         ]
         if seen.image_rgb is not None and self._model.refiner is not None:
             self._refine(self._model.refiner, seen.image_rgb, memories, outlines, masks, said, shown=shown)
@@ -349,9 +350,11 @@ class VideoSegmenter:
             mask = self._accepted(one.mask)
             scores[row] += _SURE_WEIGHT * ((mask.sureness if mask else 0.0) - _UNSURE)
             masks[row] = mask if scores[row] > 0 else None
+            if masks[row] is None:
+                continue  # what was not found says neither what the object looks like nor where it is
             if shown:
                 memory.look = one.look
-            elif masks[row] is not None:
+            else:
                 memory.box_xyxy = one.box_xyxy
 
     def _mask(self, logits: FloatArray) -> SoftMask | None:

@@ -252,7 +252,7 @@ def _gap_distance2(end: Tracklet, start: Tracklet) -> tuple[float, int]:
     """How far one tracklet's beginning is from where another's motion leads and from what it looked like.
 
     The longer the gap, the larger the place where it may begin, and the less it says that something began there: the
-    prediction's log density, not the distance alone, is what pairs compete with.
+    log of that place's size about the way's nearest point, and not the distance alone, is what pairs compete with.
 
     Returns:
         A squared distance and of how many degrees of freedom it is: 4, 2 where looks are not known.

@@ -141,17 +141,20 @@ class Target:
         self._see(_propagated(frame, segment, sigma))
 
     def accompanied(self, frame: Frame, segment: Segment) -> None:
-        """A mask too weak to be believed lies where motion expects the object: it is kept, and moves nothing."""
+        """A mask too weak to be believed lies where motion expects the object: it is kept, and moves nothing yet."""
         self.segment = segment
         self._see(Sighting(frame.number, frame.pts_ns, State.INTERPOLATED, None, 0.0).with_segment(segment))
 
     def arrived(self, frame: Frame, box_xyxy: FloatArray, segment: Segment, sigma: float) -> None:
         """Its masks led to where it is detected on this frame, so those since the last detection say where it was.
 
-        Masks and detections may be wrong alike: half of what they differ by at both ends is taken from the masks between,
-        the nearer end's more. It is drift, and what a detector counts to an object and a mask does not.
+        Masks and detections may be wrong alike: half of what they differ by at both ends, by drift and by what a
+        detector counts to an object and a mask does not, is added to the masks between, the nearer end's more. Without
+        a mask on this very frame nothing arrived.
         """
-        since_ns = self._last_detected_ns
+        here, since_ns = self._sightings.get(frame.pts_ns), self._last_detected_ns
+        if here is None or here.mask_xyxy is None:
+            return
         before, after = self._sightings[since_ns], (box_xyxy - segment.box_xyxy) / 2
         off = after
         if before.box_xyxy is not None and before.mask_xyxy is not None:

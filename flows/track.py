@@ -33,7 +33,7 @@ Redetect = Callable[[Frame], sv.Detections]
 
 # A detection that lies to this share inside a live object of its class is a part of it, not another one.
 _PART_COVERAGE = 0.8
-# A mask that lies so on the detection matched to its object was that object's all the way since the last one.
+# A mask led by boxes that lies so on the detection matched to its object is taken for that object's since the last one.
 _ARRIVED_IOU = 0.5
 
 
@@ -219,7 +219,7 @@ class ChunkTracker:
             box = found.xyxy[row]
             segment = segments[target_id]
             agreement = self._trust.agreement(segment, box)
-            if segment is not None and agreement >= _ARRIVED_IOU:
+            if segment is not None and agreement >= _ARRIVED_IOU and self._segmenter.starts_from_boxes:
                 self._live[target_id].arrived(frame, box, segment, self._trust.carried_sigma)
             if agreement < self._track.correct_iou or self._segmenter.starts_from_boxes:
                 reset[target_id] = box

@@ -35,8 +35,8 @@ class MaskTrust:
 
     Args:
         every: Frames from keyframe to keyframe.
-        led: Whether masks start from boxes that flow has carried: they say what an object covers, but not where it
-            is, for they go where flow goes, onto whatever covers the object as well.
+        led: Whether masks start from boxes that flow has carried: they say what an object covers, but not where it is
+            until they arrive at a detection of it, for they go where flow goes, onto whatever covers it as well.
 
     Attributes:
         sigma: Deviation of a mask's edges, as a share of the box's size.

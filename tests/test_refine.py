@@ -208,6 +208,20 @@ def test_objects_are_known_by_how_they_looked_when_last_shown(monkeypatch):
     assert [int(look.levels[0]) for look in shown[1:]] == [1, 1, 1, 4, 4, 4, 4]
 
 
+def test_what_is_not_found_where_it_is_shown_is_known_as_before(monkeypatch):
+    segmenter, frame, box = _standing()
+    _say(monkeypatch, _sure())
+    segmenter.push(frame)
+    segmenter.prompt({0: box})
+    look = segmenter._memories[0].look
+    _say(monkeypatch, None)
+
+    segment = segmenter.prompt({0: box})[0]
+
+    assert segment.mask is None
+    assert segmenter._memories[0].look is look
+
+
 def test_objects_given_the_looks_of_others_are_followed_less_well():
     model = load(WEIGHTS_PATH, 256)
     j = {"own": [], "others": []}

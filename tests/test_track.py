@@ -160,6 +160,18 @@ def test_masks_led_by_boxes_that_arrive_elsewhere_say_nothing(monkeypatch):
     assert [row["state"] for row in life[10:16]] == [State.DETECTED, *[State.INTERPOLATED] * 4, State.DETECTED]
 
 
+def test_masks_led_by_boxes_that_went_astray_on_the_way_say_nothing(monkeypatch):
+    """The last mask that was where motion expects it lies on the next detection, for the object stands."""
+    monkeypatch.setattr(_Oracle, "starts_from_boxes", True)
+    path = _walk(frames=20, end=20, speed=0)
+    astray = [box if t < 13 or t > 15 else box + np.float32([80, 0, 80, 0]) for t, box in enumerate(path)]
+    found = {k: [(path[k], 0.9)] for k in range(0, 20, EVERY)}
+
+    _, (life,) = _track({"a": astray}, found, frames=20)
+
+    assert [row["state"] for row in life[11:15]] == [State.INTERPOLATED] * 4
+
+
 def test_masks_led_by_boxes_are_carried_back_to_where_flow_saw_the_object_enter(monkeypatch):
     monkeypatch.setattr(_Oracle, "starts_from_boxes", True)
     path = _walk(start=7, frames=20)

@@ -214,7 +214,8 @@ def _real_base(rng: np.random.Generator, spec: ClipSpec, source: MaskletClip, st
 
 def _warped(box: NDArray[np.float32], transform: NDArray[np.float64], size_px: int, flip: bool) -> tuple[float, ...]:
     """A box of a source's frame in the clip's, cut to it."""
-    (x1, y1), (x2, y2) = box.reshape(2, 2) @ transform[:, :2].T + transform[:, 2]
+    # Transforms are of pixels' centres, boxes of their edges.
+    (x1, y1), (x2, y2) = (box.reshape(2, 2) - 0.5) @ transform[:, :2].T + transform[:, 2] + 0.5
     if flip:
         x1, x2 = size_px - x2, size_px - x1
     x1, y1, x2, y2 = np.clip((x1, y1, x2, y2), 0, size_px).tolist()

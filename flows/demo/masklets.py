@@ -43,7 +43,8 @@ class MaskletClip:
         jpegs: One encoded frame each.
         label_pngs: One encoded uint8 label map each, of the same size as the frames.
         boxes: (N, 6) int32 rows of frame, label, x1, y1, x2, y2 in pixels of the stored frames, sorted by frame.
-        whole_xyxy: (N, 4) float32 boxes of the same objects with what is hidden of them; a teacher does not know them.
+        whole_xyxy: (N, 4) float32 boxes of the same objects with what is hidden of them; a teacher does not know that,
+            nor do files of scenes from before there was this table.
         exact: Whether an object without a mask is known to be hidden; a teacher may only have missed it.
     """
 

@@ -54,7 +54,7 @@ class CloseUps:
         pictures: (N, 2, SIDE, SIDE, 3) uint8 RGB.
         logits: (N, 2, SIDE, SIDE) float16, coarse.
         truth: (N, 2, SIDE, SIDE) uint8 coverage, 255 where the object is.
-        off: (N, 2, 4) float32, how far sides of the whole object lie beyond the box's, as shares of the region.
+        off: (N, 2, 4) float32, how far the whole object's sides lie right of and below the box's, shares of the region.
     """
 
     pictures: NDArray[np.uint8]
@@ -81,6 +81,8 @@ class CloseUps:
                 )
             )
         pairs = [(k, t) for k in range(len(known)) for t in range(1, known.shape[1]) if known[k, 0] and known[k, t]]
+        if not pairs:
+            return cls.room_for(0)
         types = ("u1", "f2", "u1", "f4")
         parts = zip(*([np.stack([views[0][i][k], views[t][i][k]]) for i in range(4)] for k, t in pairs), strict=True)
         return cls(*(np.stack(part).astype(kind) for part, kind in zip(parts, types, strict=True)))
@@ -200,7 +202,7 @@ class RefinerTrainer:
         self._segmenter = build_nano(SIZES_PX[0], self.init_weights).state_dict()
         weights = load_weights(self.init_weights)
         if refiner := {k.removeprefix(REFINER): v for k, v in weights.items() if k.startswith(REFINER)}:
-            self.model.load_state_dict(refiner, strict=False)
+            self.model.load_state_dict(refiner)
         self.model.to(self.device)
         self.average = {k: v.detach().clone() for k, v in self._state().items()}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=0.02)
