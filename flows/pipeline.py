@@ -46,7 +46,9 @@ _PASS_CHUNKS = 512
 # A pass takes what was planned within this time of its first chunk, so that work begins while an archive is looked at.
 _PLAN_SECONDS = 5.0
 # How far detection may be ahead of tracking, in chunks for each that is tracked: what it has begun is no other run's.
-_DETECTED_AHEAD = 2.0
+# Ray compares bytes, and holds commits back by them as well: at 2, three results that differ by a few bytes made it
+# wait with commits, and detect all there was, until nothing was left to track.
+_DETECTED_AHEAD = 3.0
 _POLL_SECONDS = 1.0
 # When none of so many chunks is ended by any worker, it is not the chunks.
 _HOPELESS = 32
