@@ -121,8 +121,12 @@ class Look:
     levels: tuple[torch.Tensor, ...]
 
     def rows(self, rows: slice) -> Look:
-        """Of some of the objects."""
-        return Look(tuple(level[rows].clone() for level in self.levels))
+        """Of some of the objects, in the same memory."""
+        return Look(tuple(level[rows] for level in self.levels))
+
+    def clone(self) -> Look:
+        """The same in memory of its own."""
+        return Look(tuple(level.clone() for level in self.levels))
 
     @classmethod
     def of(cls, looks: Sequence[Look]) -> Look:

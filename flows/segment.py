@@ -353,7 +353,7 @@ class VideoSegmenter:
             if masks[row] is None:
                 continue  # what was not found says neither what the object looks like nor where it is
             if shown:
-                memory.look = one.look
+                memory.look = one.look.clone()  # a slice would keep the whole batch alive
             else:
                 memory.box_xyxy = one.box_xyxy
 
