@@ -46,9 +46,7 @@ _PASS_CHUNKS = 512
 # A pass takes what was planned within this time of its first chunk, so that work begins while an archive is looked at.
 _PLAN_SECONDS = 5.0
 # How far detection may be ahead of tracking, in chunks for each that is tracked: what it has begun is no other run's.
-# Ray compares bytes, and holds commits back by them as well: at 2, three results that differ by a few bytes made it
-# wait with commits, and detect all there was, until nothing was left to track.
-_DETECTED_AHEAD = 3.0
+_DETECTED_AHEAD = 2.0
 _POLL_SECONDS = 1.0
 # When none of so many chunks is ended by any worker, it is not the chunks.
 _HOPELESS = 32
@@ -196,7 +194,10 @@ def _one_pass(chunks: Sequence[Chunk], settings: Settings, run_id: str) -> Itera
         # Georeference and commit, 1:1 - one transaction per chunk, exactly once.
         .map(Commit, fn_constructor_args=(settings, run_id, journal), **_committers(track))
     )
-    yield from dataset.iter_rows()
+    # Not `iter_rows`: it hands each row on when the next is there, and lets Ray weigh the commits that wait against the
+    # one row fetched ahead, which held them back until all was detected.
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from batch.to_pylist()
 
 
 @functools.cache

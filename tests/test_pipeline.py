@@ -127,7 +127,7 @@ def test_detection_does_not_run_far_ahead_of_tracking(scene, tmp_path):
         time.sleep(0.1)
     assert run.returncode == 0
     assert _states(str(store_url)) == [ChunkState.DONE] * 24
-    # One is tracked, three wait and one is detected; another may just be handed on. Unbounded, it is nearly all.
+    # One is tracked, two wait and one is detected; another may just be handed on. Unbounded, it is nearly all.
     assert 1 <= begun <= 6
 
 
