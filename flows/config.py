@@ -193,7 +193,7 @@ class EventSettings(_Step):
     idle_seconds: float = Field(1.5, ge=0, le=86_400)
     """A pause shorter than this between two activities is none, and neither is a shorter activity."""
     near_m: float = Field(3.0, gt=0, le=1000)
-    """A person and a machine are in proximity below this distance of their ground points."""
+    """A person and a machine are in proximity below this distance, from the person to what the machine reaches."""
     person_classes: tuple[str, ...] = ("person",)
     """Classes of people."""
     machine_classes: tuple[str, ...] = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flows.georeference import Floats, from_lonlat
+from flows.georeference import Floats, from_lonlat, middles
 from flows.schema import BoolArray
 from flows.telemetry import Telemetry
 
@@ -43,6 +43,7 @@ def flight_positions(
     size_px: tuple[int, int],
     origin_lonlat: tuple[float, float],
     noise: PoseNoise,
+    depth_m: float | Floats = 0.0,
 ) -> tuple[Floats, Floats]:
     """Ground positions under pixels seen from these poses, and how sure they are.
 
@@ -53,6 +54,7 @@ def flight_positions(
         size_px: width and height of the picture.
         origin_lonlat: of the metric frame.
         noise: of the poses.
+        depth_m: of what the pixels are the near edges of, one for all or (N,); the positions are its middles.
 
     Returns:
         (N, 2) metres east and north of the origin, and (N,) standard deviation along the direction in which it is
@@ -75,6 +77,7 @@ def flight_positions(
     ]
     xy_m = _meet_ground(given)
     covariance = np.zeros((len(points_px), 2, 2))
+    moved = np.zeros_like(xy_m)
     for index, sigma in enumerate(sigmas):
         # A quarter of a deviation: within it the map is straight enough, and floating point is far away.
         step = 0.25 * np.broadcast_to(np.asarray(sigma, dtype=np.float64), (len(points_px),))
@@ -84,7 +87,8 @@ def flight_positions(
     finite: BoolArray = np.isfinite(np.concatenate([covariance.reshape(-1, 4), xy_m], axis=1)).all(axis=1)
     sigma_m = np.full(len(points_px), np.nan)
     sigma_m[finite] = np.sqrt(np.linalg.eigvalsh(covariance[finite])[:, -1])
-    return np.where(finite[:, None], xy_m, np.nan), sigma_m
+    # What was moved last is the pixel, downwards.
+    return middles(np.where(finite[:, None], xy_m, np.nan), sigma_m, moved, depth_m)
 
 
 def _meet_ground(given: list[Floats]) -> Floats:

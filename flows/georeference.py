@@ -2,7 +2,8 @@
 
 The ground is a plane; a camera's view of it, once its lens is straightened, is one homography (`calibrate` fits both).
 Only points on the ground map truly: use the bottom centre of an object, never its middle (the centre of a 3 m object
-30 m away lands 6 m too far). Pixels are those of the upright frame.
+30 m away lands 6 m too far). That is its near edge; its middle on the ground lies half its depth beyond. Pixels are
+those of the upright frame.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ NEAREST_HORIZON = 1e-6
 """A pixel whose homogeneous scale is below this share of the control points' own has no usable ground position."""
 FARTHEST_M = 100_000.0
 """No camera on the ground or on a drone shows a place this far from another one it shows."""
+DEPTH_SIGMA = 0.15
+"""Standard deviation of an object's depth about that of its class, as a share: cars are seen along and across."""
 MAX_K1 = 0.5
 """Lenses bend no more; up to here the model is one-to-one inside the picture."""
 
@@ -140,17 +143,21 @@ class Calibration:
             ) from None
 
 
-def ground_positions(calibration: Calibration, points_px: Floats, sigma_px: float | Floats) -> tuple[Floats, Floats]:
+def ground_positions(
+    calibration: Calibration, points_px: Floats, sigma_px: float | Floats, depth_m: float | Floats = 0.0
+) -> tuple[Floats, Floats]:
     """Ground positions under pixels, and how sure they are.
 
     Args:
         calibration: of the source the pixels come from.
         points_px: (N, 2) pixels of points on the ground.
         sigma_px: standard deviation of the pixels, one for all or (N,).
+        depth_m: of what the pixels are the near edges of, one for all or (N,); the positions are its middles.
 
     Returns:
         (N, 2) metres and (N,) standard deviation in metres along the direction in which it is largest: the pixel's,
-        through the Jacobian of lens and homography, and the calibration's own error. NaN at and beyond the horizon.
+        through the Jacobian of lens and homography, the calibration's own error and the depth's. NaN at and beyond the
+        horizon.
     """
     points_px = np.asarray(points_px, dtype=np.float64).reshape(-1, 2)
     straight_px = calibration.lens.straighten(points_px) if calibration.lens else points_px
@@ -163,7 +170,24 @@ def ground_positions(calibration: Calibration, points_px: Floats, sigma_px: floa
     if calibration.lens:
         jacobian = jacobian @ calibration.lens.jacobian(points_px)
     sigma_m = np.asarray(sigma_px, dtype=np.float64) * largest_singular_value(jacobian)
-    return xy_m, np.hypot(sigma_m, calibration.rmse_m)
+    return middles(xy_m, np.hypot(sigma_m, calibration.rmse_m), jacobian[:, :, 1], depth_m)
+
+
+def middles(edges_m: Floats, sigma_m: Floats, nearer: Floats, depth_m: float | Floats) -> tuple[Floats, Floats]:
+    """The middles of objects of a depth, one for all or (N,), by their near edges.
+
+    Args:
+        edges_m: (N, 2) metres.
+        sigma_m: (N,) standard deviations of the edges.
+        nearer: (N, 2) where the ground goes downwards in the picture, towards the camera, of any length.
+        depth_m: Seen from the camera.
+
+    Returns:
+        (N, 2) metres and (N,) standard deviations.
+    """
+    depth_m = np.asarray(depth_m, dtype=np.float64)
+    away = -nearer / np.linalg.norm(nearer, axis=1, keepdims=True)
+    return edges_m + away * (depth_m / 2)[..., None], np.hypot(sigma_m, DEPTH_SIGMA * depth_m)
 
 
 def to_pixels(calibration: Calibration, xy_m: Floats) -> Floats:

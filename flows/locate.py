@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from flows.config import GeoreferenceSettings
 from flows.errors import TelemetryError
 from flows.flight import PoseNoise, flight_positions
-from flows.georeference import Calibration, Floats, ground_positions
+from flows.georeference import Calibration, Floats, ground_positions, to_pixels
 from flows.schema import ChunkResult, Video
 from flows.store.base import Store
 from flows.telemetry import Telemetry, beside
@@ -24,6 +24,14 @@ _log = logging.getLogger(__name__)
 GROUND_POINT_SIGMA = 0.03
 """Standard deviation of an object's bottom edge as a share of its box height: about 3 px on a person of 100 px."""
 MIN_SIGMA_PX = 1.0
+DEPTHS_M = {
+    **{"bicycle": 1.5, "motorcycle": 1.8, "car": 4.0, "truck": 5.5, "bus": 9.0},
+    **{"forklift": 2.5, "excavator": 5.5},
+}
+"""How deep objects are on the ground: 2/pi of their class's length and width together, the mean over all directions.
+People, and what is not named, are where their box ends."""
+POINT = ("x_px", "y_px")
+"""The columns of the ground point in the picture."""
 POSITION = ("x_m", "y_m", "sigma_m")
 """The columns that say where on the ground an object is, and how surely."""
 
@@ -64,7 +72,7 @@ def locate_stored(
         if len(rows) and (telemetry := _telemetry(uri, settings)) is not None:
             origin = _origin(store, source_id, telemetry, size_px, settings)
             located[rows] = _fly(uri, observations.take(pa.array(rows)), telemetry, size_px, origin, settings)
-    return _with_positions(observations, located)
+    return _with_columns(observations, POSITION, located)
 
 
 def commit_located(store: Store, result: ChunkResult, settings: GeoreferenceSettings) -> ChunkResult:
@@ -97,8 +105,12 @@ def calibrations(store: Store, source_id: str) -> Versions:
 
 
 def locate(observations: pa.Table, versions: Versions) -> pa.Table:
-    """The same observations with x_m, y_m and sigma_m; null before the first version and beyond the horizon."""
+    """The same observations with x_m, y_m and sigma_m; null before the first version and beyond the horizon.
+
+    The ground points in pixels of what is deep (`DEPTHS_M`) move to its middle, too.
+    """
     points_px, sigma_px = _ground_points(observations)
+    depth_m = depths_m(observations)
     located = np.full((len(points_px), 3), np.nan)
     t_us = observations["ts"].cast(pa.int64()).to_numpy()
     since_us = pa.array([since for since, _ in versions], observations["ts"].type).cast(pa.int64()).to_numpy()
@@ -106,8 +118,11 @@ def locate(observations: pa.Table, versions: Versions) -> pa.Table:
     for index, (_, calibration) in enumerate(versions):
         rows = which == index
         if rows.any():
-            located[rows] = np.column_stack(ground_positions(calibration, points_px[rows], sigma_px[rows]))
-    return _with_positions(observations, located)
+            found = ground_positions(calibration, points_px[rows], sigma_px[rows], depth_m[rows])
+            located[rows] = np.column_stack(found)
+            deep = rows & (depth_m > 0) & np.isfinite(located[:, 0])
+            points_px[deep] = to_pixels(calibration, located[deep, :2])
+    return _with_columns(observations, [*POINT, *POSITION], np.column_stack([points_px, located]))
 
 
 def sigma_of_ground_point_px(y1_px: Floats, y2_px: Floats) -> Floats:
@@ -116,19 +131,28 @@ def sigma_of_ground_point_px(y1_px: Floats, y2_px: Floats) -> Floats:
     return sigma_px
 
 
+def depths_m(observations: pa.Table) -> Floats:
+    """(N,) how deep objects are by their classes, as in `DEPTHS_M`."""
+    known = pa.array(DEPTHS_M)
+    at = pc.index_in(observations["class_name"], known).fill_null(len(known))
+    depth_m: Floats = np.array([*DEPTHS_M.values(), 0.0])[at.to_numpy()]
+    return depth_m
+
+
 def _ground_points(observations: pa.Table) -> tuple[Floats, Floats]:
-    x_px, y_px, y1_px, y2_px = (
-        observations[name].to_numpy().astype(np.float64) for name in ("x_px", "y_px", "y1_px", "y2_px")
+    """Where objects touch the ground nearest to the camera, (N, 2) pixels, and (N,) standard deviations."""
+    x1_px, y1_px, x2_px, y2_px = (
+        observations[name].to_numpy().astype(np.float64) for name in ("x1_px", "y1_px", "x2_px", "y2_px")
     )
-    return np.stack([x_px, y_px], axis=1), sigma_of_ground_point_px(y1_px, y2_px)
+    return np.stack([(x1_px + x2_px) / 2, y2_px], axis=1), sigma_of_ground_point_px(y1_px, y2_px)
 
 
-def _with_positions(observations: pa.Table, located: Floats) -> pa.Table:
-    """The observations with these `POSITION` columns (N, 3), null where NaN."""
-    for name, values in zip(POSITION, located.T, strict=True):
+def _with_columns(observations: pa.Table, names: Sequence[str], values: Floats) -> pa.Table:
+    """The observations with columns (N, C) of these names, null where NaN."""
+    for name, column in zip(names, values.T, strict=True):
         index = observations.schema.get_field_index(name)
         field = observations.schema.field(index)
-        observations = observations.set_column(index, field, pa.array(values, mask=np.isnan(values)).cast(field.type))
+        observations = observations.set_column(index, field, pa.array(column, mask=np.isnan(column)).cast(field.type))
     return observations
 
 
@@ -147,7 +171,8 @@ def _fly(
         _log.warning(
             "%s: telemetry is missing for %d of %d observations, whose positions stay unknown", uri, gap, len(points_px)
         )
-    return np.column_stack(flight_positions(poses, points_px, sigma_px, size_px, origin_lonlat, _noise(settings)))
+    noise, depth_m = _noise(settings), depths_m(observations)
+    return np.column_stack(flight_positions(poses, points_px, sigma_px, size_px, origin_lonlat, noise, depth_m))
 
 
 def _telemetry(uri: str, settings: GeoreferenceSettings) -> Telemetry | None:

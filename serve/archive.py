@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.georeference import Calibration, ground_positions, to_lonlat
+from flows.locate import DEPTHS_M
 from flows.reports import REPORTS, run_report
 from flows.store import Store, open_store
 from serve.jobs import command_environment
@@ -192,7 +193,9 @@ def _feature(store: Store, track: dict[str, Any]) -> dict[str, Any] | None:
     calibration = Calibration.from_json(text) if text else None
     if calibration is None or calibration.origin_lonlat is None:
         return None
-    placed = [(point["ts"], *xy_m) for point in track["path"] if (xy_m := _ground(calibration, point)) is not None]
+    depth_m = DEPTHS_M.get(track["class_name"], 0.0)
+    found = [(point["ts"], _ground(calibration, point, depth_m)) for point in track["path"]]
+    placed = [(ts, *xy_m) for ts, xy_m in found if xy_m is not None]
     if not placed:
         return None
     lonlat = to_lonlat(calibration, np.array([xy_m for _, *xy_m in placed])).round(7).tolist()
@@ -206,13 +209,13 @@ def _feature(store: Store, track: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _ground(calibration: Calibration, point: dict[str, Any]) -> tuple[float, float] | None:
+def _ground(calibration: Calibration, point: dict[str, Any], depth_m: float) -> tuple[float, float] | None:
     """Where a point is in metres: as stored, or by a calibration that came later; None where neither says."""
     if point["x_m"] is not None and point["y_m"] is not None:
         return point["x_m"], point["y_m"]
     if calibration.flies:
         return None
-    xy_m, _ = ground_positions(calibration, np.array([[point["x_px"], point["y_px"]]]), 1.0)
+    xy_m, _ = ground_positions(calibration, np.array([[point["x_px"], point["y_px"]]]), 1.0, depth_m)
     return (float(xy_m[0, 0]), float(xy_m[0, 1])) if np.isfinite(xy_m).all() else None
 
 

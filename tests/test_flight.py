@@ -61,6 +61,18 @@ def test_below_the_place_of_take_off_nothing_is_seen():
     assert np.isnan(found_m).all()
 
 
+@pytest.mark.parametrize("pitch_deg", [-90, -40])
+def test_depth_is_away_from_whoever_looks(pitch_deg):
+    poses = make_poses(2, pitch_deg=pitch_deg, yaw_deg=30)
+    points_px = np.tile(np.array(SIZE_PX) / 2, (2, 1))
+
+    found_m, sigma_m = flight_positions(poses, points_px, 1.0, SIZE_PX, ORIGIN, EXACT, np.array([0.0, 6.0]))
+
+    ahead = np.array([np.sin(np.radians(30)), np.cos(np.radians(30))])
+    assert found_m[1] - found_m[0] == pytest.approx(3 * ahead, abs=0.01)
+    assert sigma_m[1] > sigma_m[0]
+
+
 def test_the_sky_is_nowhere():
     found_m, sigma_m = flight_positions(
         make_poses(1, pitch_deg=-10), np.array([[1920, 0.0]]), 1.0, SIZE_PX, ORIGIN, PoseNoise()

@@ -12,7 +12,7 @@ from flows.calibrate import ControlPoints, fit_homography, fit_with_lens, read_p
 from flows.demo.camera import Camera
 from flows.errors import CalibrationError
 from flows.georeference import MAX_K1, Calibration, Lens, ground_positions, to_lonlat, to_pixels
-from flows.locate import locate
+from flows.locate import DEPTHS_M, locate
 from flows.schema import EPOCH, OBSERVATIONS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -234,6 +234,30 @@ def test_locate_fills_metres_and_keeps_the_schema():
     sigma_m = located["sigma_m"].to_pylist()
     assert sigma_m[0] > 0
     assert sigma_m[1] is None
+
+
+def test_vehicles_are_placed_by_their_middles():
+    camera = _make_camera(tilt_rad=0.4)
+    where_px = np.array([[100.0, 300], [320, 400], [600, 450]])
+    observations = _make_observations(where_px)
+    named = pa.array(["car", "person", "car"], observations.schema.field("class_name").type)
+    observations = observations.set_column(observations.schema.get_field_index("class_name"), "class_name", named)
+
+    located = locate(observations, [(EPOCH, _make_calibration(camera))])
+
+    edges_m = camera.to_ground(where_px)
+    found_m = np.stack([located["x_m"].to_numpy(), located["y_m"].to_numpy()], axis=1)
+    beyond_m = np.linalg.norm(found_m - edges_m, axis=1)
+    assert beyond_m == pytest.approx([DEPTHS_M["car"] / 2, 0, DEPTHS_M["car"] / 2], abs=1e-3)
+    # In the picture, too, and when it is placed again.
+    found_px = np.stack([located["x_px"].to_numpy(), located["y_px"].to_numpy()], axis=1)
+    assert found_px == pytest.approx(_pixels(camera, found_m), abs=1e-2)
+    again = locate(located, [(EPOCH, _make_calibration(camera))])
+    assert again.equals(located)
+    # Away from the camera: nearly as much further from it.
+    foot_m = camera.to_ground(where_px[1:2] + np.array([0, 1e7]))[0]
+    further_m = np.linalg.norm(found_m - foot_m, axis=1) - np.linalg.norm(edges_m - foot_m, axis=1)
+    assert further_m[[0, 2]] == pytest.approx([2, 2], abs=0.2)
 
 
 def test_points_in_metres_are_read(tmp_path):

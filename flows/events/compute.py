@@ -21,7 +21,7 @@ from flows.events.summary import presence, speeds
 from flows.events.visits import visits
 from flows.events.work import CHANGES, MASK_COLUMNS, mask_changes
 from flows.georeference import Floats
-from flows.locate import locate_stored
+from flows.locate import depths_m, locate_stored
 from flows.schema import EVENTS, BoolArray, make_id
 from flows.store.base import Filter, Store, Zone
 
@@ -180,7 +180,8 @@ def _of_tracks(scene: _Scene, settings: EventSettings, changes: pa.Table | None)
     if people.any() and machines.any():
         names = scene.observations["track_id"].combine_chunks().dictionary_encode().dictionary.to_pylist()
         debounce_us = round(settings.debounce_seconds * US)
-        yield in_m, proximity(in_m.paths, people, machines, settings.near_m, debounce_us, names)
+        reach_m = depths_m(scene.observations)[in_m.paths.row] / 2
+        yield in_m, proximity(in_m.paths, people, machines, reach_m, settings.near_m, debounce_us, names)
 
 
 def _table(scene: _Scene, view: _View | None, found: Found, made_of: pa.Table | None = None) -> pa.Table:

@@ -20,26 +20,35 @@ LONGEST_GAP_US = 2 * US
 
 
 def proximity(
-    paths: Paths, people: BoolArray, machines: BoolArray, near_m: float, debounce_us: int, names: list[str]
+    paths: Paths,
+    people: BoolArray,
+    machines: BoolArray,
+    reach_m: Floats,
+    near_m: float,
+    debounce_us: int,
+    names: list[str],
 ) -> Found:
     """Encounters of people and machines, made by the person; `other` is the machine's track.
 
     Args:
         paths: in metres.
         people, machines: (N,) which observations are of which; one track is of one kind throughout.
-        near_m: distance of the ground points below which they are in proximity.
+        reach_m: (N,) how far machines reach from their positions, taken as round.
+        near_m: distance of the person and what the machine reaches below which they are in proximity.
         debounce_us: a separation shorter than this does not end an encounter.
         names: track ids by the paths' numbers.
     """
     person, machine = (_on_grid(paths, flags) for flags in (people, machines))
     # Far from each other in the tree: no two steps can be neighbours.
-    far = float(np.ptp(paths.x)) + near_m + 1.0 if len(paths.x) else 1.0
+    farthest = near_m + float(reach_m.max(initial=0.0))
+    far = float(np.ptp(paths.x)) + farthest + 1.0 if len(paths.x) else 1.0
     tree = shapely.STRtree(_points(paths, machine, far))
-    pairs = tree.query(_points(paths, person, far), predicate="dwithin", distance=near_m)
+    pairs = tree.query(_points(paths, person, far), predicate="dwithin", distance=farthest)
     step, x, y, at, track = (values[pairs[0]] for values in person)
-    _, other_x, other_y, _, other = (values[pairs[1]] for values in machine)
-    distance = np.hypot(x - other_x, y - other_y)
+    _, other_x, other_y, other_at, other = (values[pairs[1]] for values in machine)
+    distance = np.maximum(np.hypot(x - other_x, y - other_y) - reach_m[other_at], 0.0)
     order = np.lexsort((step, other, track))
+    order = order[distance[order] <= near_m]
     step, at, track, other, distance = (values[order] for values in (step, at, track, other, distance))
     least = max(1, -(-debounce_us // STEP_US))
     apart = (np.diff(track) != 0) | (np.diff(other) != 0) | (np.diff(step) > least)

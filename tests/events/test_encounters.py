@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.locate import DEPTHS_M
 from flows.store import Zone
 from tests.walks import events_of, make_observations, seconds, walk
 
@@ -23,14 +24,21 @@ def test_a_person_near_a_machine_is_an_encounter():
     assert {row["track_id"], other["track_id"]} == {"p", "q"}
     row = row if row["track_id"] == "p" else other
     assert row["other"] == "f"
-    assert row["distance_m"] == pytest.approx(2, abs=0.02)
-    assert row["duration_s"] == pytest.approx(2 * np.sqrt(5), abs=0.5)
+    # A forklift is a disc of 2.5 m.
+    assert row["distance_m"] == pytest.approx(2 - 1.25, abs=0.02)
+    assert row["duration_s"] == pytest.approx(2 * np.sqrt(4.25**2 - 2**2), abs=0.5)
 
 
 def test_observations_need_not_be_simultaneous():
-    paths = {"p": walk((-10, 1), (10, 1), hz=3), "f": [(t + 0.17, 0, 0) for t in np.arange(0, 20.1, 0.7)]}
+    paths = {"p": walk((-10, 3), (10, 3), hz=3), "f": [(t + 0.17, 0, 0) for t in np.arange(0, 20.1, 0.7)]}
+    (row,) = events_of(_classes(paths, p="person", f="car"), [], "proximity").to_pylist()
+    assert row["distance_m"] == pytest.approx(3 - DEPTHS_M["car"] / 2, abs=0.05)
+
+
+def test_whom_a_machine_reaches_is_at_no_distance():
+    paths = {"p": walk((-10, 1), (10, 1)), "f": [(t, 0, 0) for t in np.arange(0, 20.1, 0.1)]}
     (row,) = events_of(_classes(paths, p="person", f="truck"), [], "proximity").to_pylist()
-    assert row["distance_m"] == pytest.approx(1, abs=0.05)
+    assert row["distance_m"] == 0
 
 
 def test_where_a_track_is_not_known_there_is_no_encounter():
@@ -55,7 +63,8 @@ def test_encounters_agree_with_all_distances(seed):
     expected = {}
     for p in (name for name in paths if name[0] == "p"):
         for m in (name for name in paths if name[0] == "m"):
-            distance = np.hypot(*(np.array(paths[p])[:, 1:] - np.array(paths[m])[:, 1:]).T)
+            apart = np.hypot(*(np.array(paths[p])[:, 1:] - np.array(paths[m])[:, 1:]).T)
+            distance = np.maximum(apart - DEPTHS_M["car"] / 2, 0)
             runs = int(np.sum(np.diff((distance <= 2).astype(int), prepend=0) == 1))
             if runs:
                 expected[p, m] = (runs, pytest.approx(distance.min(), abs=1e-6))
