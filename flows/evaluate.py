@@ -216,13 +216,7 @@ def _clear(paired: _Paired) -> _Clear:
 
 def mask_iou(a: Mask, b: Mask) -> float:
     """IoU of two masks given as crops; two empty masks have 0."""
-    x0, y0 = max(a.x_px, b.x_px), max(a.y_px, b.y_px)
-    x1 = min(a.x_px + a.crop.shape[1], b.x_px + b.crop.shape[1])
-    y1 = min(a.y_px + a.crop.shape[0], b.y_px + b.crop.shape[0])
-    common = 0
-    if x1 > x0 and y1 > y0:
-        crop_a, crop_b = (m.crop[y0 - m.y_px : y1 - m.y_px, x0 - m.x_px : x1 - m.x_px] for m in (a, b))
-        common = int((crop_a & crop_b).sum())
+    common = a.common_px(b)
     union = a.area_px + b.area_px - common
     return common / union if union else 0.0
 

@@ -45,6 +45,21 @@ class Mask:
         height, width = self.crop.shape
         return np.array([self.x_px, self.y_px, self.x_px + width, self.y_px + height], dtype=np.float32)
 
+    @property
+    def full_size(self) -> Mask:
+        """Itself, for it has the frame's pixels."""
+        return self
+
+    def common_px(self, other: Mask) -> int:
+        """Number of pixels inside both."""
+        x0, y0 = max(self.x_px, other.x_px), max(self.y_px, other.y_px)
+        x1 = min(self.x_px + self.crop.shape[1], other.x_px + other.crop.shape[1])
+        y1 = min(self.y_px + self.crop.shape[0], other.y_px + other.crop.shape[0])
+        if x1 <= x0 or y1 <= y0:
+            return 0
+        own, others = (m.crop[y0 - m.y_px : y1 - m.y_px, x0 - m.x_px : x1 - m.x_px] for m in (self, other))
+        return int((own & others).sum())
+
     def full(self, height_px: int, width_px: int) -> BoolArray:
         """The mask at the size of the frame, (height, width) bool; what lies outside the frame is cut off."""
         out = np.zeros((height_px, width_px), dtype=np.bool_)

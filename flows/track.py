@@ -31,8 +31,11 @@ from flows.trust import DETECTION_SIGMA, MaskTrust, detection_sigma, within_prom
 
 Redetect = Callable[[Frame], sv.Detections]
 
-# A detection that lies to this share inside a live object of its class is a part of it, not another one.
+# A detection that lies to this share inside a live object of its class is a part of it, not another one ...
 _PART_COVERAGE = 0.8
+# ... and so is one whose mask shares so much with the object's, of the lesser of both: a detector may see a long truck
+# twice, each time another half; two objects would share the box, but no pixels.
+_SHARED_MASK = 0.6
 # A mask led by boxes that lies so on the detection matched to its object is taken for that object's since the last one.
 _ARRIVED_IOU = 0.5
 
@@ -252,13 +255,17 @@ class ChunkTracker:
         if not born:
             return
         segments = self._segmenter.prompt({i: found.xyxy[row] for i, row in born.items()})
-        for target_id, row in born.items():
+        for target_id, row in list(born.items()):
             assert found.confidence is not None
+            segment = within_prompt(segments[target_id], found.xyxy[row])
+            if self._is_seen_already(segment, names[row]):
+                self._segmenter.drop([target_id])
+                del born[target_id]
+                continue
             confidence = float(found.confidence[row])
             sigma = detection_sigma(confidence)
             target = Target(target_id, frame, found.xyxy[row], confidence, names[row], sigma, looks[row])
             target.confirmed = confidence >= self._track.prompt_conf or target.convincing(self._track)
-            segment = within_prompt(segments[target_id], found.xyxy[row])
             target.detected(
                 frame, found.xyxy[row], confidence, names[row], sigma, segment if segment.mask is not None else None
             )
@@ -278,6 +285,16 @@ class ChunkTracker:
         there = [t for t in self._live.values() if t.visible or t.unmatched == 0]
         same = [t.box_xyxy for t in there if t.class_name == class_name]
         return bool(same) and float(coverage(box_xyxy[None], np.stack(same)).max()) > _PART_COVERAGE
+
+    def _is_seen_already(self, segment: Segment, class_name: str) -> bool:
+        """Whether a mask is that of an object of this class, or of a part of it, that was detected here as well."""
+        there = [t.segment for t in self._live.values() if t.class_name == class_name and t.unmatched == 0]
+        masks = [other.mask for other in there if other is not None and other.mask is not None]
+        mask = segment.mask
+        return mask is not None and any(
+            mask.full_size.common_px(other.full_size) > _SHARED_MASK * min(mask.area_px, other.area_px)
+            for other in masks
+        )
 
     # -- ends
 

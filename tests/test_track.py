@@ -256,6 +256,24 @@ def test_a_part_of_what_is_detected_is_no_other_object_though_there_is_no_mask_o
     assert result.counters["born"] == 1
 
 
+def test_what_is_detected_in_two_parts_is_one_object():
+    """Neither part lies inside the other, but both have the pixels between them."""
+    path = [_box(60.0 + i, w=160.0) for i in range(40)]
+    halves = {k: [(path[k] - [0, 0, 50, 0], 0.9), (path[k] + [50, 0, 0, 0], 0.9)] for k in range(0, 40, EVERY)}
+
+    _, lives = _track({"truck": path}, halves)
+
+    assert len(lives) == 1
+
+
+def test_two_whose_boxes_share_as_much_are_two():
+    paths = {"a": [_box(100.0, w=60.0)] * 40, "b": [_box(140.0, w=60.0)] * 40}
+
+    _, lives = _track(paths, {k: [(_box(100.0, w=60.0), 0.9), (_box(120.0, w=80.0), 0.9)] for k in range(0, 40, EVERY)})
+
+    assert len(lives) == 2
+
+
 def test_a_mask_that_jumps_is_drift_and_is_looked_at_at_once():
     path = _walk()
     wrong = {k: _box(250, 10) for k in (12, 13)}
@@ -292,11 +310,11 @@ def test_a_detectors_lapse_is_forgiven_by_the_clock_and_not_by_the_frame():
 
 
 def test_two_masks_on_one_object_become_one():
-    """Two detections of one object start two; from the next keyframe on there is one detection."""
+    """Two detections of one object start two while there is no mask of it; later there is one detection."""
     path = _walk(speed=0)
     found = {k: [(path[k], 0.9)] for k in range(0, 40, EVERY)}
     found[0] = [(path[0], 0.9), (path[0] + np.array([3, 0, 3, 0], np.float32), 0.86)]
-    result, lives = _track({"a": path}, found)
+    result, lives = _track({"a": path}, found, blind=[0])
     assert [len(life) for life in lives] == [40]
     assert result.counters["duplicates"] == 1
 
