@@ -186,7 +186,8 @@ def middles(edges_m: Floats, sigma_m: Floats, nearer: Floats, depth_m: float | F
         (N, 2) metres and (N,) standard deviations.
     """
     depth_m = np.asarray(depth_m, dtype=np.float64)
-    away = -nearer / np.linalg.norm(nearer, axis=1, keepdims=True)
+    length = np.linalg.norm(nearer, axis=1, keepdims=True)
+    away = np.divide(-nearer, length, out=np.zeros_like(nearer), where=length > 0)
     return edges_m + away * (depth_m / 2)[..., None], np.hypot(sigma_m, DEPTH_SIGMA * depth_m)
 
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from flows.config import GeoreferenceSettings
 from flows.errors import TelemetryError
 from flows.flight import PoseNoise, flight_positions
-from flows.georeference import Calibration, Floats, ground_positions, to_pixels
+from flows.georeference import DEPTH_SIGMA, Calibration, Floats, ground_positions, to_pixels
 from flows.schema import ChunkResult, Video
 from flows.store.base import Store
 from flows.telemetry import Telemetry, beside
@@ -26,7 +26,7 @@ GROUND_POINT_SIGMA = 0.03
 MIN_SIGMA_PX = 1.0
 DEPTHS_M = {
     **{"bicycle": 1.5, "motorcycle": 1.8, "car": 4.0, "truck": 5.5, "bus": 9.0},
-    **{"forklift": 2.5, "excavator": 5.5},
+    **{"forklift": 2.5, "excavator": 5.5, "loader": 6.0, "bulldozer": 5.0, "crane": 6.0},
 }
 """How deep objects are on the ground: 2/pi of their class's length and width together, the mean over all directions.
 People, and what is not named, are where their box ends."""
@@ -107,10 +107,12 @@ def calibrations(store: Store, source_id: str) -> Versions:
 def locate(observations: pa.Table, versions: Versions) -> pa.Table:
     """The same observations with x_m, y_m and sigma_m; null before the first version and beyond the horizon.
 
-    The ground points in pixels of what is deep (`DEPTHS_M`) move to its middle, too.
+    The ground points in pixels of what is deep (`DEPTHS_M`) move to its middle, too. That is never above the middle of
+    the box: where the picture's edge cuts an object, little of its depth is seen.
     """
     points_px, sigma_px = _ground_points(observations)
     depth_m = depths_m(observations)
+    half_px = (points_px[:, 1] - pc.cast(observations["y1_px"], pa.float64()).to_numpy()) / 2
     located = np.full((len(points_px), 3), np.nan)
     t_us = observations["ts"].cast(pa.int64()).to_numpy()
     since_us = pa.array([since for since, _ in versions], observations["ts"].type).cast(pa.int64()).to_numpy()
@@ -118,10 +120,14 @@ def locate(observations: pa.Table, versions: Versions) -> pa.Table:
     for index, (_, calibration) in enumerate(versions):
         rows = which == index
         if rows.any():
-            found = ground_positions(calibration, points_px[rows], sigma_px[rows], depth_m[rows])
-            located[rows] = np.column_stack(found)
-            deep = rows & (depth_m > 0) & np.isfinite(located[:, 0])
-            points_px[deep] = to_pixels(calibration, located[deep, :2])
+            found_m, sigma_m = ground_positions(calibration, points_px[rows], sigma_px[rows], depth_m[rows])
+            deep = depth_m[rows] > 0
+            up_px = np.nan_to_num(to_pixels(calibration, found_m) - points_px[rows]) * deep[:, None]
+            share = np.minimum(1, half_px[rows] / np.maximum(-up_px[:, 1], 1e-6))
+            points_px[rows] += share[:, None] * up_px
+            short = deep & (share < 1)
+            found_m[short] = ground_positions(calibration, points_px[rows][short], 1.0)[0]
+            located[rows] = np.column_stack([found_m, sigma_m])
     return _with_columns(observations, [*POINT, *POSITION], np.column_stack([points_px, located]))
 
 
@@ -137,6 +143,13 @@ def depths_m(observations: pa.Table) -> Floats:
     at = pc.index_in(observations["class_name"], known).fill_null(len(known))
     depth_m: Floats = np.array([*DEPTHS_M.values(), 0.0])[at.to_numpy()]
     return depth_m
+
+
+def jitter_m(observations: pa.Table) -> Floats:
+    """(N,) what of `sigma_m` differs from frame to frame: an object's depth is as wrong on all of them."""
+    sigma_m: Floats = pc.cast(observations["sigma_m"], pa.float64()).to_numpy()
+    rest = sigma_m**2 - (DEPTH_SIGMA * depths_m(observations)) ** 2
+    return np.where(rest > 0, np.sqrt(np.maximum(rest, 0)), sigma_m)
 
 
 def _ground_points(observations: pa.Table) -> tuple[Floats, Floats]:

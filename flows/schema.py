@@ -225,7 +225,7 @@ OBSERVATIONS = pa.schema(
         pa.field("state", pa.string(), nullable=False),
         *(pa.field(f"{c}_px", pa.float32(), nullable=False) for c in ("x1", "y1", "x2", "y2")),
         # The ground point: bottom centre of the box as estimated from masks and detections together; of a vehicle
-        # where the source is calibrated, the middle of the ground it covers (`locate.DEPTHS_M`).
+        # whose fixed camera is calibrated, the middle of the ground it covers (`locate.DEPTHS_M`).
         pa.field("x_px", pa.float32(), nullable=False),
         pa.field("y_px", pa.float32(), nullable=False),
         pa.field("confidence", pa.float32()),

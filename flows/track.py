@@ -33,9 +33,9 @@ Redetect = Callable[[Frame], sv.Detections]
 
 # A detection that lies to this share inside a live object of its class is a part of it, not another one ...
 _PART_COVERAGE = 0.8
-# ... and so is one whose mask shares so much with the object's, of the lesser of both: a detector may see a long truck
-# twice, each time another half; two objects would share the box, but no pixels.
-_SHARED_MASK = 0.6
+# ... and so is an unsure one that shares so much of the lesser box and of the lesser mask with it: a detector may see a
+# long truck twice, each time another half; two objects would share boxes, but few pixels.
+_SHARED_BOX, _SHARED_MASK = 0.5, 0.6
 # A mask led by boxes that lies so on the detection matched to its object is taken for that object's since the last one.
 _ARRIVED_IOU = 0.5
 
@@ -257,12 +257,12 @@ class ChunkTracker:
         segments = self._segmenter.prompt({i: found.xyxy[row] for i, row in born.items()})
         for target_id, row in list(born.items()):
             assert found.confidence is not None
-            segment = within_prompt(segments[target_id], found.xyxy[row])
-            if self._is_seen_already(segment, names[row]):
+            segment, confidence = within_prompt(segments[target_id], found.xyxy[row]), float(found.confidence[row])
+            if confidence < self._track.prompt_conf and self._is_seen_already(found.xyxy[row], segment, names[row]):
                 self._segmenter.drop([target_id])
                 del born[target_id]
+                self.counters["duplicates"] += 1
                 continue
-            confidence = float(found.confidence[row])
             sigma = detection_sigma(confidence)
             target = Target(target_id, frame, found.xyxy[row], confidence, names[row], sigma, looks[row])
             target.confirmed = confidence >= self._track.prompt_conf or target.convincing(self._track)
@@ -286,15 +286,20 @@ class ChunkTracker:
         same = [t.box_xyxy for t in there if t.class_name == class_name]
         return bool(same) and float(coverage(box_xyxy[None], np.stack(same)).max()) > _PART_COVERAGE
 
-    def _is_seen_already(self, segment: Segment, class_name: str) -> bool:
-        """Whether a mask is that of an object of this class, or of a part of it, that was detected here as well."""
-        there = [t.segment for t in self._live.values() if t.class_name == class_name and t.unmatched == 0]
-        masks = [other.mask for other in there if other is not None and other.mask is not None]
-        mask = segment.mask
-        return mask is not None and any(
-            mask.full_size.common_px(other.full_size) > _SHARED_MASK * min(mask.area_px, other.area_px)
-            for other in masks
-        )
+    def _is_seen_already(self, box_xyxy: FloatArray, segment: Segment, class_name: str) -> bool:
+        """Whether what a detection shows is (a part of) an object of this class that was detected here as well."""
+        for other in self._live.values():
+            if other.class_name != class_name or other.unmatched or not other.visible or segment.mask is None:
+                continue
+            boxes = box_xyxy[None], other.box_xyxy[None]
+            if max(coverage(*boxes).max(), coverage(*boxes[::-1]).max()) <= _SHARED_BOX:
+                continue
+            assert other.segment is not None
+            assert other.segment.mask is not None
+            mask, known = segment.mask.full_size, other.segment.mask.full_size
+            if mask.common_px(known) > _SHARED_MASK * min(mask.area_px, known.area_px):
+                return True
+        return False
 
     # -- ends
 

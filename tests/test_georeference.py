@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,11 @@ def _make_observations(points_px: np.ndarray) -> pa.Table:
     return pa.table([columns[field.name] for field in OBSERVATIONS], schema=OBSERVATIONS)
 
 
+def _of_class(observations: pa.Table, *names: str) -> pa.Table:
+    index = observations.schema.get_field_index("class_name")
+    return observations.set_column(index, "class_name", pa.array(list(names) * (len(observations) // len(names))))
+
+
 def test_locate_fills_metres_and_keeps_the_schema():
     camera = _make_camera(tilt_rad=0.2)
     where_px = np.array([[300.0, 400], [320, camera.horizon_px - 50]])
@@ -238,10 +244,8 @@ def test_locate_fills_metres_and_keeps_the_schema():
 
 def test_vehicles_are_placed_by_their_middles():
     camera = _make_camera(tilt_rad=0.4)
-    where_px = np.array([[100.0, 300], [320, 400], [600, 450]])
-    observations = _make_observations(where_px)
-    named = pa.array(["car", "person", "car"], observations.schema.field("class_name").type)
-    observations = observations.set_column(observations.schema.get_field_index("class_name"), "class_name", named)
+    where_px = np.array([[100.0, 300], [320, 400], [600, 320]])
+    observations = _of_class(_make_observations(where_px), "car", "person", "car")
 
     located = locate(observations, [(EPOCH, _make_calibration(camera))])
 
@@ -258,6 +262,30 @@ def test_vehicles_are_placed_by_their_middles():
     foot_m = camera.to_ground(where_px[1:2] + np.array([0, 1e7]))[0]
     further_m = np.linalg.norm(found_m - foot_m, axis=1) - np.linalg.norm(edges_m - foot_m, axis=1)
     assert further_m[[0, 2]] == pytest.approx([2, 2], abs=0.2)
+
+
+def test_what_the_pictures_edge_cuts_is_not_placed_above_its_boxs_middle():
+    camera = _make_camera(tilt_rad=0.4)
+    observations = _of_class(_make_observations(np.array([[300.0, 400], [300.0, 400]])), "bus")
+    tops = pa.array([100.0, 380], pa.float32())
+    observations = observations.set_column(observations.schema.get_field_index("y1_px"), "y1_px", tops)
+
+    located = locate(observations, [(EPOCH, _make_calibration(camera))])
+
+    whole_px, cut_px = located["y_px"].to_pylist()
+    assert whole_px < 380
+    assert cut_px == pytest.approx(390)
+    assert located["y_m"][1].as_py() == pytest.approx(camera.to_ground(np.array([[300.0, 390]]))[0, 1], abs=1e-3)
+
+
+def test_a_middle_that_the_lens_does_not_show_leaves_the_edge():
+    camera = _make_camera(height_m=5, tilt_rad=1.2)
+    calibration = replace(_make_calibration(camera), lens=Lens(0.3, (320.0, 240.0), 400.0))
+
+    located = locate(_of_class(_make_observations(np.array([[320.0, 100]])), "bus"), [(EPOCH, calibration)])
+
+    assert located["y_px"].to_pylist() == [100]
+    assert located["y_m"].null_count == 0
 
 
 def test_points_in_metres_are_read(tmp_path):

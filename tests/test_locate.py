@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 
 from flows.calibrate import fit_homography
-from flows.config import GeoreferenceSettings
+from flows.config import EventSettings, GeoreferenceSettings
 from flows.flight import BOUND_95
 from flows.georeference import Calibration
-from flows.locate import calibrations, locate, locate_stored
+from flows.locate import DEPTHS_M, calibrations, jitter_m, locate, locate_stored
 from flows.reports import run_report
 from flows.schema import EPOCH, OBSERVATIONS, Video
 from flows.store import Filter, open_store
@@ -37,6 +37,22 @@ def test_each_calibration_holds_from_its_time_to_the_next():
     located = locate(_make_observations(make_video(), times), versions)
     assert located["x_m"].to_pylist() == [None, *(pytest.approx(x) for x in (10, 10, 20, 20))]
     assert located["sigma_m"].null_count == 1
+
+
+def test_every_machine_but_a_train_has_a_depth():
+    assert set(EventSettings().machine_classes) - set(DEPTHS_M) <= {"train"}
+
+
+def test_a_wrong_depth_is_no_jitter():
+    observations = _make_observations(make_video(), [START])
+    person = locate(observations, [(START, _make_calibration(0.1))])
+    named = pa.array(["car"], observations.schema.field("class_name").type)
+    car = observations.set_column(observations.schema.get_field_index("class_name"), "class_name", named)
+    car = locate(car, [(START, _make_calibration(0.1))])
+
+    assert car["sigma_m"][0].as_py() > person["sigma_m"][0].as_py() + 0.1
+    assert jitter_m(car) == pytest.approx(jitter_m(person), rel=1e-3)
+    assert jitter_m(person) == pytest.approx(person["sigma_m"].to_numpy())
 
 
 def test_calibrations_are_kept_by_time(store_url):

@@ -128,7 +128,7 @@ def test_detection_does_not_run_far_ahead_of_tracking(scene, tmp_path):
     assert run.returncode == 0
     assert _states(str(store_url)) == [ChunkState.DONE] * 24
     # One is tracked, two wait and one is detected; another may just be handed on. Unbounded, it is nearly all.
-    assert 1 <= begun <= 6
+    assert 1 <= begun <= 5
 
 
 def test_a_ray_that_cannot_hold_detection_back_is_refused(monkeypatch):

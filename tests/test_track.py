@@ -256,20 +256,33 @@ def test_a_part_of_what_is_detected_is_no_other_object_though_there_is_no_mask_o
     assert result.counters["born"] == 1
 
 
-def test_what_is_detected_in_two_parts_is_one_object():
+@pytest.mark.parametrize(("confidence", "tracks"), [(0.7, 1), (0.9, 2)])
+def test_what_is_detected_unsurely_in_two_parts_is_one_object(confidence, tracks):
     """Neither part lies inside the other, but both have the pixels between them."""
     path = [_box(60.0 + i, w=160.0) for i in range(40)]
-    halves = {k: [(path[k] - [0, 0, 50, 0], 0.9), (path[k] + [50, 0, 0, 0], 0.9)] for k in range(0, 40, EVERY)}
+    halves = {
+        k: [(path[k] - [0, 0, 50, 0], confidence), (path[k] + [50, 0, 0, 0], confidence)] for k in range(0, 40, EVERY)
+    }
 
-    _, lives = _track({"truck": path}, halves)
+    result, lives = _track({"truck": path}, halves)
 
-    assert len(lives) == 1
+    assert len(lives) == tracks
+    assert (result.counters["duplicates"] > 0) == (tracks == 1)
 
 
 def test_two_whose_boxes_share_as_much_are_two():
     paths = {"a": [_box(100.0, w=60.0)] * 40, "b": [_box(140.0, w=60.0)] * 40}
 
-    _, lives = _track(paths, {k: [(_box(100.0, w=60.0), 0.9), (_box(120.0, w=80.0), 0.9)] for k in range(0, 40, EVERY)})
+    _, lives = _track(paths, {k: [(_box(100.0, w=60.0), 0.9), (_box(120.0, w=80.0), 0.7)] for k in range(0, 40, EVERY)})
+
+    assert len(lives) == 2
+
+
+def test_two_whose_masks_share_pixels_but_not_their_boxes_are_two():
+    """A mask may leak onto a neighbour."""
+    paths = {"a": [_box(100.0, w=100.0)] * 40}
+
+    _, lives = _track(paths, {k: [(_box(100.0, w=60.0), 0.9), (_box(150.0, w=50.0), 0.7)] for k in range(0, 40, EVERY)})
 
     assert len(lives) == 2
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.georeference import Floats
-from flows.locate import sigma_of_ground_point_px
+from flows.locate import jitter_m, sigma_of_ground_point_px
 from flows.schema import State
 from flows.store.base import Zone
 
@@ -114,7 +114,7 @@ def paths(observations: pa.Table) -> dict[str, Paths]:
     row = np.argsort(t_us, kind="stable")
     row = row[np.argsort(track[row].astype(np.min_scalar_type(len(encoded.dictionary))), kind="stable")]
     track, t_us = track[row], t_us[row]
-    sigmas = {"px": sigma_of_ground_point_px(column("y1_px"), column("y2_px")), "m": column("sigma_m")}
+    sigmas = {"px": sigma_of_ground_point_px(column("y1_px"), column("y2_px")), "m": jitter_m(observations)}
     result = {}
     for unit, sigma in sigmas.items():
         x, y = column(f"x_{unit}")[row], column(f"y_{unit}")[row]
