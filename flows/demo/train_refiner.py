@@ -36,8 +36,6 @@ _EVERY = (1, 2, 4, 7)
 _JITTER = 0.05
 _SHIFTS = ((0.12, 0.5), (0.3, 0.2))
 _STRETCH = 0.08
-# How many of the boxes that another object's overlaps went with it, and which share of the way.
-_GONE_WITH_ANOTHER, _WAY = 0.4, (0.2, 1.0)
 # How many objects are shown how they looked; the others learn from one frame alone.
 _KNOWN = 0.8
 _BOX_WEIGHT = 0.2
@@ -120,12 +118,9 @@ def off_boxes(rng: np.random.Generator, boxes_xyxy: NDArray[np.float32]) -> NDAr
 
 
 def drifted_boxes(rng: np.random.Generator, boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Boxes (N, 4) as flow has carried them: off, many of them shifted, by little or by much, and stretched.
-
-    Some have gone with another object whose box overlaps theirs: the objects' looks alone say which is which.
-    """
+    """Boxes (N, 4) as flow has carried them: off, and many of them shifted, by little or by much, and stretched."""
     sizes = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
-    draw, edge, carried = rng.random(len(sizes)), 0.0, _to_others(rng, boxes_xyxy)
+    draw, edge, carried = rng.random(len(sizes)), 0.0, np.zeros_like(boxes_xyxy)
     for share, chance in _SHIFTS:
         shift = np.clip(rng.normal(0, share, sizes.shape), -2 * share, 2 * share)
         stretch = np.clip(rng.normal(0, _STRETCH, sizes.shape), -2 * _STRETCH, 2 * _STRETCH)
@@ -133,21 +128,6 @@ def drifted_boxes(rng: np.random.Generator, boxes_xyxy: NDArray[np.float32]) -> 
         carried += np.concatenate([shift - stretch, shift + stretch], axis=1) * there[:, None] * np.tile(sizes, 2)
         edge += chance
     return np.asarray(off_boxes(rng, boxes_xyxy) + carried, dtype=np.float32)
-
-
-def _to_others(rng: np.random.Generator, boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How far boxes (N, 4) have gone with others that overlap them, (N, 4): their middles do, their sizes stay."""
-    way = np.zeros_like(boxes_xyxy)
-    middles = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
-    overlap = np.minimum(boxes_xyxy[:, None, 2:], boxes_xyxy[None, :, 2:])
-    overlap -= np.maximum(boxes_xyxy[:, None, :2], boxes_xyxy[None, :, :2])
-    # An object may be in a clip twice.
-    others = (overlap > 0).all(axis=2) & (boxes_xyxy[:, None] != boxes_xyxy[None]).any(axis=2)
-    for row in np.flatnonzero(others.any(axis=1)):
-        if rng.random() < _GONE_WITH_ANOTHER:
-            other = rng.choice(np.flatnonzero(others[row]))
-            way[row] = np.tile(rng.uniform(*_WAY) * (middles[other] - middles[row]), 2)
-    return way
 
 
 @torch.inference_mode()
