@@ -22,9 +22,6 @@ from flows.segment import Segment
 _TRUSTED_MASK_IOU = 0.4
 # How much of the way reported boxes are drawn to their masks; all of it is best on scenes, none on real people.
 _DRAWN = 0.5
-# A mask drifts where its score falls below this share of what it was right after the last detection, if that was one
-# of what is plainly seen.
-_SHAKEN, _PLAIN_SCORE = 0.6, 4.0
 # One contradiction may be the detector's lapse.
 _GHOST_KEYFRAMES = 2
 
@@ -90,7 +87,6 @@ class Target:
         self.hits = 0
         self.unmatched = 0
         self.contradicted = 0
-        self._score_after_look: float | None = None
         self.segment: Segment | None = None
         self.last_seen_ns = self._last_detected_ns = frame.pts_ns
         self.confirmed = False
@@ -133,7 +129,6 @@ class Target:
             self._vote(class_name, confidence)
         self.segment = segment
         self.unmatched = self.contradicted = 0
-        self._score_after_look = None
         self.last_seen_ns = self._last_detected_ns = frame.pts_ns
         sighting = Sighting(frame.number, frame.pts_ns, State.DETECTED, box_xyxy, sigma, confidence)
         self._see(sighting.with_segment(segment))
@@ -190,12 +185,6 @@ class Target:
     def masked(self, frame: Frame, segment: Segment) -> None:
         """Its mask was carried back onto a frame where something else says where it was."""
         self._see(self._sightings[frame.pts_ns].with_segment(segment))
-
-    def is_shaken(self, object_score: float) -> bool:
-        """Whether its mask, with this score, is much less sure than on the first frame after its last detection."""
-        if self._score_after_look is None:
-            self._score_after_look = object_score
-        return self._score_after_look > _PLAIN_SCORE and object_score < _SHAKEN * self._score_after_look
 
     def missed(self) -> None:
         """No detection was matched to it on a keyframe; where its mask is in view, that contradicts the mask."""

@@ -3,7 +3,7 @@
 On every frame SAM 2 carries all live objects and the Kalman filters say where they should be; on keyframes the
 detector's boxes are matched to them. What happens to an object, in one place each:
 
-- `_follow`: its mask is where motion expects it (propagated), elsewhere or much less sure (drifted), or gone (bridged)
+- `_follow`: its mask is where motion expects it (propagated), elsewhere (drifted) or gone (bridged)
 - `_match`: a detection confirms it, and resets a mask that disagrees
 - `_bear`: a detection that is nobody's starts an object, back to where it entered
 - `_end`: it left, stayed hidden too long, was missed too often, or is another object's double
@@ -141,8 +141,6 @@ class ChunkTracker:
                 target.unseen(frame, State.INTERPOLATED)
                 continue
             whole = segments[target.target_id]
-            if not self._trust.holds and target.unmatched == 0 and target.is_shaken(whole.object_score):
-                self._drifts(target)
             segment = within_reach(whole, target.kalman)
             if whole.mask is None or segment.object_score <= self._track.min_object_score:
                 target.unseen(frame, State.BRIDGED, segment.object_score)
@@ -154,12 +152,9 @@ class ChunkTracker:
             elif not self._trust.holds:
                 target.unseen(frame, State.INTERPOLATED, segment.object_score)
             else:
-                self._drifts(target)
+                self._drifted.add(target.target_id)
+                self.counters["drifted"] += 1
                 target.unseen(frame, State.BRIDGED, segment.object_score)
-
-    def _drifts(self, target: Target) -> None:
-        self._drifted.add(target.target_id)
-        self.counters["drifted"] += 1
 
     def _expected(self, target: Target, segment: Segment) -> bool:
         """Whether a mask lies inside the gate and has not jumped in area."""

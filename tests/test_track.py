@@ -5,7 +5,6 @@ where it is hidden. The same loop with the real segmenter runs in `test_process.
 """
 
 from collections import Counter
-from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -31,7 +30,6 @@ class _Oracle:
     """Follows the object that a prompt lies on most, exactly; `blind` lists frames on which it loses everything."""
 
     starts_from_boxes = False
-    scores: ClassVar = {}
 
     def __init__(self, paths, blind=()):
         self.paths, self.blind = paths, set(blind)
@@ -67,9 +65,7 @@ class _Oracle:
         if box is None:
             return Segment(-5.0, None, np.zeros(4, np.float32))
         x1, y1, x2, y2 = (round(float(v)) for v in box)
-        return Segment(
-            self.scores.get(index, 9.0), Mask(x1, y1, np.ones((y2 - y1, x2 - x1), bool)), np.ones(4, np.float32)
-        )
+        return Segment(9.0, Mask(x1, y1, np.ones((y2 - y1, x2 - x1), bool)), np.ones(4, np.float32))
 
 
 def _chunk(frames, **overrides):
@@ -308,29 +304,6 @@ def test_a_mask_that_jumps_is_drift_and_is_looked_at_at_once():
     row = life[12]
     assert row["state"] == State.DETECTED
     assert row["x1_px"] == pytest.approx(path[12][0], abs=1)
-
-
-def test_a_mask_led_by_a_box_that_is_much_less_sure_is_looked_at_at_once(monkeypatch):
-    monkeypatch.setattr(_Oracle, "starts_from_boxes", True)
-    path, looked = _walk(), []
-    found = {k: [(path[k], 0.9)] for k in range(0, 40, 10)}
-
-    def redetect(frame):
-        looked.append(frame.number)
-        return _detections([(path[frame.number], 0.9)])
-
-    def track(scores):
-        monkeypatch.setattr(_Oracle, "scores", scores)
-        looked.clear()
-        return _track({"a": path}, found, redetect=redetect)
-
-    # Six tenths of what it is after each look is too little; a slow or small fall is none.
-    result, _ = track({13: 5.0, 14: 5.0, 26: 6.0})
-    assert looked == [13]
-    assert result.counters["drifted"] == 1
-    # Whoever was never plainly seen is not looked at on every frame.
-    track(dict.fromkeys(range(40), 3.0) | {13: 1.0})
-    assert looked == []
 
 
 def test_a_mask_without_any_detection_for_it_is_a_ghost():
