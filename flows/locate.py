@@ -139,7 +139,7 @@ def sigma_of_ground_point_px(y1_px: Floats, y2_px: Floats) -> Floats:
 
 def depths_m(observations: pa.Table) -> Floats:
     """(N,) how deep objects are by their classes, as in `DEPTHS_M`."""
-    known = pa.array(DEPTHS_M)
+    known = pa.array(list(DEPTHS_M))
     at = pc.index_in(observations["class_name"], known).fill_null(len(known))
     depth_m: Floats = np.array([*DEPTHS_M.values(), 0.0])[at.to_numpy()]
     return depth_m

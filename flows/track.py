@@ -33,9 +33,9 @@ Redetect = Callable[[Frame], sv.Detections]
 
 # A detection that lies to this share inside a live object of its class is a part of it, not another one ...
 _PART_COVERAGE = 0.8
-# ... and so is an unsure one that shares so much of the lesser box and of the lesser mask with it: a detector may see a
+# ... and so is an unsure one that shares more of the lesser box and of the lesser mask with it: a detector may see a
 # long truck twice, each time another half; two objects would share boxes, but few pixels.
-_SHARED_BOX, _SHARED_MASK = 0.5, 0.6
+_SHARED = 0.5
 # A mask led by boxes that lies so on the detection matched to its object is taken for that object's since the last one.
 _ARRIVED_IOU = 0.5
 
@@ -292,12 +292,12 @@ class ChunkTracker:
             if other.class_name != class_name or other.unmatched or not other.visible or segment.mask is None:
                 continue
             boxes = box_xyxy[None], other.box_xyxy[None]
-            if max(coverage(*boxes).max(), coverage(*boxes[::-1]).max()) <= _SHARED_BOX:
+            if max(coverage(*boxes).max(), coverage(*boxes[::-1]).max()) <= _SHARED:
                 continue
             assert other.segment is not None
             assert other.segment.mask is not None
             mask, known = segment.mask.full_size, other.segment.mask.full_size
-            if mask.common_px(known) > _SHARED_MASK * min(mask.area_px, known.area_px):
+            if mask.common_px(known) > _SHARED * min(mask.area_px, known.area_px):
                 return True
         return False
 
