@@ -288,16 +288,16 @@ class ChunkTracker:
 
     def _is_seen_already(self, box_xyxy: FloatArray, segment: Segment, class_name: str) -> bool:
         """Whether what a detection shows is (a part of) an object of this class that was detected here as well."""
+        mask = segment.mask
         for other in self._live.values():
-            if other.class_name != class_name or other.unmatched or not other.visible or segment.mask is None:
+            known = other.segment.mask if other.segment else None
+            if mask is None or known is None or other.class_name != class_name or other.unmatched:
                 continue
             boxes = box_xyxy[None], other.box_xyxy[None]
             if max(coverage(*boxes).max(), coverage(*boxes[::-1]).max()) <= _SHARED:
                 continue
-            assert other.segment is not None
-            assert other.segment.mask is not None
-            mask, known = segment.mask.full_size, other.segment.mask.full_size
-            if mask.common_px(known) > _SHARED * min(mask.area_px, known.area_px):
+            own, others = mask.full_size, known.full_size
+            if own.common_px(others) > _SHARED * min(own.area_px, others.area_px):
                 return True
         return False
 

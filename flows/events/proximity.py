@@ -40,7 +40,7 @@ def proximity(
     """
     person, machine = (_on_grid(paths, flags) for flags in (people, machines))
     # Far from each other in the tree: no two steps can be neighbours.
-    farthest = near_m + float(reach_m.max(initial=0.0))
+    farthest = near_m + float(reach_m[machines].max(initial=0.0))
     far = float(np.ptp(paths.x)) + farthest + 1.0 if len(paths.x) else 1.0
     tree = shapely.STRtree(_points(paths, machine, far))
     pairs = tree.query(_points(paths, person, far), predicate="dwithin", distance=farthest)
