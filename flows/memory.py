@@ -10,15 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 
+from flows.carried import CarriedBox
 from flows.lighter import lighten
 from flows.refine import Look, MaskRefiner
-from flows.schema import FloatArray
 
 # How SAM 2 names the two corners of a box among its points.
 _CORNERS = [2, 3]
@@ -95,13 +94,11 @@ class Entry:
 class Memory:
     """One object's memory: prompted (conditioning) frames and recent ones, by frame index.
 
-    `box_xyxy` is its box as last shown, (4,) pixels of the frame, and carried on by flow where the weights start from
-    boxes, of which `step_px`, (2,), was the last move; `logits` are those of its newest frame, (1, 1, h, w): what a
-    correction starts from. `look` is what a refiner knows it by.
+    `box` is its box as last shown, and carried on by flow where the weights start from boxes; `logits` are those of its
+    newest frame, (1, 1, h, w): what a correction starts from. `look` is what a refiner knows it by.
     """
 
-    box_xyxy: FloatArray
-    step_px: FloatArray = field(default_factory=lambda: np.zeros(2, np.float32))
+    box: CarriedBox
     conditioning: dict[int, Entry] = field(default_factory=dict)
     recent: dict[int, Entry] = field(default_factory=dict)
     logits: torch.Tensor | None = None

@@ -28,8 +28,8 @@ _LONG_SIDE_PX = 1280
 _LOST_PX = 1.0
 # Share of a box's points that must come back.
 _LEAST_KEPT = 0.25
-# From one frame to the next nothing grows or shrinks by more.
-_GROWTH = (0.9, 1.1)
+# From one frame to the next nothing grows or shrinks by more; where flow says so, something passes through the box.
+_GROWTH = (0.975, 1.025)
 _LUCAS_KANADE: dict[str, Any] = {
     "winSize": (15, 15),
     "maxLevel": 3,  # follows displacements up to about 60 px

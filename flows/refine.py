@@ -35,9 +35,8 @@ _SURE = 8.0
 _MATCHED = 2
 # Logarithm of how far sides may be off, as a share of the region: before training, and its range.
 _DOUBT, _DOUBTS = -3.0, (-6.0, 1.0)
-# The same of boxes that flow carries; and how much of the way they are moved on one frame at most, for what the refiner
-# says wrongly of one frame it says of the next as well.
-FLOW_DOUBT, MOST = -3.0, 0.15
+# The same of boxes that flow carries.
+FLOW_DOUBT = -3.0
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,12 @@ class MaskRefiner(nn.Module):
 
     @torch.inference_mode()
     def close_up(
-        self, image_rgb: ImageArray, boxes_xyxy: Sequence[FloatArray], logits: FloatArray, looks: Sequence[Look | None]
+        self,
+        image_rgb: ImageArray,
+        boxes_xyxy: Sequence[FloatArray],
+        logits: FloatArray,
+        looks: Sequence[Look | None],
+        most: Sequence[FloatArray],
     ) -> list[Seen]:
         """The objects of a frame, close up.
 
@@ -232,6 +236,7 @@ class MaskRefiner(nn.Module):
             boxes_xyxy: (4,) pixels each.
             logits: (N, h, w) float32 coarse mask logits of the whole frame.
             looks: What each looked like when it was last shown, None where it never was.
+            most: (4,) each, how much of the way sides are moved at most.
         """
         height, width = image_rgb.shape[:2]
         regions = [CloseUp.around(box) for box in boxes_xyxy]
@@ -244,7 +249,7 @@ class MaskRefiner(nn.Module):
         return [
             Seen(
                 sampled_mask(fine[row], region.ys_px, region.xs_px, height, width),
-                box + _trust(doubt[row]) * off[row] * region.size_px,
+                box + np.minimum(_trust(doubt[row]), most[row]) * off[row] * region.size_px,
                 said.look.rows(slice(row, row + 1)),
             )
             for row, (region, box) in enumerate(zip(regions, boxes_xyxy, strict=True))
@@ -261,8 +266,8 @@ class MaskRefiner(nn.Module):
 
 
 def _trust(doubt: FloatArray) -> FloatArray:
-    """How much of the way sides are moved: the gain of a Kalman filter, for flow is in doubt too, up to a limit."""
-    return np.minimum(1 / (1 + np.exp(2 * (doubt - FLOW_DOUBT))), MOST).astype(np.float32)
+    """How much of the way sides should be moved: the gain of a Kalman filter, for flow is in doubt too."""
+    return np.asarray(1 / (1 + np.exp(2 * (doubt - FLOW_DOUBT))), dtype=np.float32)
 
 
 class _Match(nn.Module):

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 
 from flows.batches import Batches
+from flows.camera_motion import STILL, Affine, inverse
+from flows.carried import CarriedBox
 from flows.config import SegmentSettings
 from flows.lighter import compile_steps
 from flows.mask import Mask
@@ -74,12 +76,19 @@ class Segment:
 
 @dataclass(frozen=True)
 class _Seen:
-    """An encoded frame, as flow sees it where the weights start from boxes, and itself where they refine masks."""
+    """An encoded frame, as flow sees it where the weights start from boxes, and itself where they refine masks.
+
+    `size_px` are its width and height. `camera` is how the camera moved the picture since the frame before, `frames` is
+    how many frames of video ago that was.
+    """
 
     index: int
     features: Features
+    size_px: tuple[int, int]
     grey: Grey | None
     image_rgb: ImageArray | None
+    camera: Affine
+    frames: int
 
 
 class VideoSegmenter:
@@ -138,18 +147,25 @@ class VideoSegmenter:
         return self._model.box_hints
 
     @torch.inference_mode()
-    def push(self, image_rgb: ImageArray) -> dict[int, Segment]:
-        """Take the next frame, (height, width, 3) uint8, and carry every live object onto it."""
+    def push(self, image_rgb: ImageArray, camera: Affine = STILL, frames: int = 1) -> dict[int, Segment]:
+        """Take the next frame, and carry every live object onto it.
+
+        Args:
+            image_rgb: (height, width, 3) uint8.
+            camera: How the camera moved the picture since the frame before, (2, 3).
+            frames: How many frames of video ago that was.
+        """
         self._index += 1
         for memory in self._memories.values():
             memory.free(self._horizon, self._index)
         features, grey = self.frames.take(image_rgb)
-        if self._encoded:
-            _carry_boxes(self._encoded[-1].grey, grey, self._memories)
         kept = image_rgb if self._model.refiner else None
-        self._encoded.append(_Seen(self._index, features, grey, kept))
+        seen = _Seen(self._index, features, (self._width_px, self._height_px), grey, kept, camera, frames)
+        if self._encoded:
+            _carry_boxes(self._encoded[-1], seen, camera, frames, self._memories)
+        self._encoded.append(seen)
         self.counters["segmented_frames"] += 1
-        return self._propagate(self._encoded[-1], self._memories)
+        return self._propagate(seen, self._memories)
 
     @torch.inference_mode()
     def prompt(self, boxes_xyxy: Mapping[int, FloatArray]) -> dict[int, Segment]:
@@ -161,9 +177,9 @@ class VideoSegmenter:
         Args:
             boxes_xyxy: Object id -> (4,) pixels of the full frame.
         """
-        memories = {i: self._memories.get(i) or Memory(box) for i, box in boxes_xyxy.items()}
+        memories = {i: self._memories.get(i) or Memory(CarriedBox(box)) for i, box in boxes_xyxy.items()}
         for i, memory in memories.items():
-            memory.box_xyxy = boxes_xyxy[i]
+            memory.box.show(boxes_xyxy[i])
         found = self._step_all(self._encoded[-1], memories, dict.fromkeys(memories), boxes_xyxy=boxes_xyxy)
         self._memories.update(memories)
         self.counters["prompts"] += len(memories)
@@ -179,7 +195,7 @@ class VideoSegmenter:
         memories = {i: self._memories[i] for i in boxes_xyxy}
         reads = {i: None if self._index in m.conditioning else self._reads(m, self._index) for i, m in memories.items()}
         for i, memory in memories.items():
-            memory.box_xyxy = boxes_xyxy[i]
+            memory.box.show(boxes_xyxy[i])
         found = self._step_all(self._encoded[-1], memories, reads, boxes_xyxy=boxes_xyxy, from_mask=True)
         self.counters["prompts"] += len(memories)
         return found
@@ -202,14 +218,16 @@ class VideoSegmenter:
         forward memory is untouched.
         """
         shown = {i: self._memories[i] for i in object_ids}
-        memories = {i: Memory(m.box_xyxy, conditioning=dict(m.conditioning), look=m.look) for i, m in shown.items()}
+        memories = {
+            i: Memory(CarriedBox(m.box.xyxy), conditioning=dict(m.conditioning), look=m.look) for i, m in shown.items()
+        }
         for after, seen in pairwise(list(self._encoded)[::-1]):
             memories = {i: memory for i, memory in memories.items() if i in object_ids}
             if not memories:
                 return
             for memory in memories.values():
                 memory.free(self._horizon, seen.index, reverse=True)
-            _carry_boxes(after.grey, seen.grey, memories)
+            _carry_boxes(after, seen, inverse(after.camera), after.frames, memories)
             self.counters["back_frames"] += 1
             yield self._propagate(seen, memories, reverse=True)
 
@@ -218,7 +236,7 @@ class VideoSegmenter:
 
     def _propagate(self, seen: _Seen, memories: Mapping[int, Memory], *, reverse: bool = False) -> dict[int, Segment]:
         reads = {i: self._reads(memory, seen.index, reverse=reverse) for i, memory in memories.items()}
-        boxes_xyxy = {i: m.box_xyxy for i, m in memories.items()} if self.starts_from_boxes else None
+        boxes_xyxy = {i: m.box.xyxy for i, m in memories.items()} if self.starts_from_boxes else None
         return self._step_all(seen, memories, reads, boxes_xyxy=boxes_xyxy, reverse=reverse)
 
     def _step_all(
@@ -345,7 +363,10 @@ class VideoSegmenter:
         if not rows:
             return
         there = [memories[row] for row in rows]
-        found = refiner.close_up(image_rgb, [m.box_xyxy for m in there], logits[rows], [m.look for m in there])
+        boxes = [memory.box for memory in there]
+        found = refiner.close_up(
+            image_rgb, [b.xyxy for b in boxes], logits[rows], [m.look for m in there], [b.most for b in boxes]
+        )
         for row, memory, one in zip(rows, there, found, strict=True):
             mask = self._accepted(one.mask)
             scores[row] += _SURE_WEIGHT * ((mask.sureness if mask else 0.0) - _UNSURE)
@@ -355,7 +376,7 @@ class VideoSegmenter:
             if shown:
                 memory.look = one.look.clone()  # a slice would keep the whole batch alive
             else:
-                memory.box_xyxy = one.box_xyxy
+                memory.box.xyxy = one.box_xyxy
 
     def _mask(self, logits: FloatArray) -> SoftMask | None:
         """The mask of an object, None where the logits are no object's."""
@@ -372,17 +393,13 @@ class VideoSegmenter:
         return mask
 
 
-def _carry_boxes(before: Grey | None, after: Grey | None, memories: Mapping[int, Memory]) -> None:
-    """Move the boxes that objects start from along with the picture; what flow loses goes on as it went."""
-    if before is None or after is None or not memories:
+def _carry_boxes(before: _Seen, after: _Seen, camera: Affine, frames: int, memories: Mapping[int, Memory]) -> None:
+    """Move the boxes that objects start from along with the picture."""
+    if before.grey is None or after.grey is None or not memories:
         return
-    boxes_xyxy = np.stack([memory.box_xyxy for memory in memories.values()])
-    for memory, box, there in zip(memories.values(), boxes_xyxy, moved(before, after, boxes_xyxy), strict=True):
-        if np.isfinite(there).all():
-            memory.step_px = (there - box).reshape(2, 2).mean(axis=0)
-            memory.box_xyxy = there
-        else:
-            memory.box_xyxy = box + np.tile(memory.step_px, 2)
+    flown = moved(before.grey, after.grey, np.stack([memory.box.xyxy for memory in memories.values()]))
+    for memory, box_xyxy in zip(memories.values(), flown, strict=True):
+        memory.box.carry(box_xyxy, after.size_px, camera, frames)
 
 
 def load_segmenter(settings: SegmentSettings, device: str) -> StreamingPredictor:

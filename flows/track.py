@@ -70,7 +70,8 @@ class ChunkTracker:
         self._recent: deque[Frame] = deque()
         self._camera = CameraMotion() if settings.track.compensate_camera else None
         self._views: dict[int, Affine] = {}
-        self._view = STILL
+        self._view = self._moved = STILL
+        self._unsegmented = 0
         self._trust = MaskTrust(every, led=segmenter.starts_from_boxes)
         self._cues = Cues()
         self._drifted: set[int] = set()
@@ -101,9 +102,13 @@ class ChunkTracker:
         # Prompts need the frame's features, so keyframes are segmented whatever `segment_every` says.
         segmented = found is not None or self.counters["frames"] % self._settings.segment.segment_every == 0
         self.counters["frames"] += 1
-        segments = self._segmenter.push(frame.image_rgb) if segmented else None
+        segments = None
         if segmented:
+            segments = self._segmenter.push(frame.image_rgb, self._moved, self._unsegmented + 1)
             self._recent.append(frame)
+            self._moved, self._unsegmented = STILL, 0
+        else:
+            self._unsegmented += 1
         self._cues.push(frame)
         self._follow(frame, segments)
         if found is None and segmented and self._may_redetect(frame):
@@ -122,7 +127,10 @@ class ChunkTracker:
     # -- every frame
 
     def _follow_camera(self, frame: Frame) -> None:
-        """Take every object along with the camera; `_views` says how the chunk's first frame is seen on each."""
+        """Take every object along with the camera.
+
+        `_views` says how the chunk's first frame is seen on each, `_moved` how that last segmented is on this one.
+        """
         if self._camera is None:
             return
         targets = list(self._live.values())
@@ -131,6 +139,7 @@ class ChunkTracker:
         for target in targets:
             target.kalman.warp(motion)
         self._view = self._views[frame.pts_ns] = compose(self._view, motion)
+        self._moved = compose(self._moved, motion)
 
     def _follow(self, frame: Frame, segments: Mapping[int, Segment] | None) -> None:
         """Move every object on to this frame by its mask, or by motion alone."""
@@ -141,10 +150,12 @@ class ChunkTracker:
                 target.unseen(frame, State.INTERPOLATED)
                 continue
             whole = segments[target.target_id]
-            segment = within_reach(whole, target.kalman)
+            # What a mask led by a box is worth shows when its object is detected again.
+            led = self._segmenter.starts_from_boxes
+            segment = whole if led else within_reach(whole, target.kalman)
             if whole.mask is None or segment.object_score <= self._track.min_object_score:
                 target.unseen(frame, State.BRIDGED, segment.object_score)
-            elif segment.mask is not None and self._expected(target, segment):
+            elif led or (segment.mask is not None and self._expected(target, segment)):
                 if self._trust.holds:
                     target.propagated(frame, segment, self._trust.carried_sigma)
                 else:

@@ -13,7 +13,7 @@ from flows.demo.evaluate_nano import load, mask_j
 from flows.demo.masklets import render_scene
 from flows.demo.nano import WEIGHTS_PATH, build_nano
 from flows.demo.train_refiner import CloseUps, RefinerTrainer, drifted_boxes, off_boxes
-from flows.refine import FLOW_DOUBT, MARGIN, MOST, SIDE, CloseUp, Look, MaskRefiner, Seen
+from flows.refine import FLOW_DOUBT, MARGIN, SIDE, CloseUp, Look, MaskRefiner, Seen
 from flows.segment import VideoSegmenter
 from flows.soft_mask import SoftMask, sampled_mask, soft_mask
 
@@ -94,7 +94,7 @@ def _say(monkeypatch, mask, box=None):
     """Have every refiner say this; returns the looks that it is shown, one a call."""
     shown = []
 
-    def close_up(self, image, boxes, logits, looks):
+    def close_up(self, image, boxes, logits, looks, most):
         shown.extend(looks)
         look = Look((torch.full((1, 1, 1, 1), len(shown)),))
         return [Seen(mask, boxes[0] if box is None else box, look)]
@@ -127,7 +127,8 @@ def test_a_refiner_that_corrects_nothing_leaves_masks_as_they_are():
     logits = 6 - np.hypot(x - 20, y - 15)
 
     with torch.inference_mode():
-        (refined,) = refiner.close_up(_ramps(), [np.array((56, 36, 108, 88), np.float32)], logits[None], [None])
+        box = np.array((56, 36, 108, 88), np.float32)
+        (refined,) = refiner.close_up(_ramps(), [box], logits[None], [None], [np.ones(4)])
 
     before = soft_mask(logits, HEIGHT_PX, WIDTH_PX)
     assert mask_j(refined.mask.full(HEIGHT_PX, WIDTH_PX), before.full(HEIGHT_PX, WIDTH_PX)) > 0.95
@@ -184,11 +185,11 @@ def test_boxes_that_flow_carries_go_where_the_refiner_sees_the_object(monkeypatc
 
     segmenter.push(frame)
     segmenter.prompt({0: box})
-    prompted = segmenter._memories[0].box_xyxy
+    prompted = segmenter._memories[0].box.xyxy
     segmenter.push(frame)
 
     np.testing.assert_array_equal(prompted, box)
-    np.testing.assert_allclose(segmenter._memories[0].box_xyxy, there, atol=1)
+    np.testing.assert_allclose(segmenter._memories[0].box.xyxy, there, atol=1)
 
 
 def test_objects_are_known_by_how_they_looked_when_last_shown(monkeypatch):
@@ -247,16 +248,17 @@ def test_objects_given_the_looks_of_others_are_followed_less_well():
     assert np.mean(j["own"]) > np.mean(j["others"]) + 0.02
 
 
-@pytest.mark.parametrize(("doubt", "trust"), [(-20.0, MOST), (FLOW_DOUBT + 1.5, 0.047), (20.0, 0.0)])
-def test_boxes_are_moved_as_far_as_the_refiner_is_sure(doubt, trust):
+@pytest.mark.parametrize(("doubt", "trust"), [(-20.0, [0.15, 0.5, 0.15, 1]), (FLOW_DOUBT + 1.5, 0.047), (20.0, 0.0)])
+def test_boxes_are_moved_as_far_as_the_refiner_is_sure_and_no_further_than_they_may(doubt, trust):
     refiner = MaskRefiner().eval()
     with torch.no_grad():
         refiner.sides.bias.copy_(torch.tensor([0.1, 0.2, -0.1, -0.2] + [doubt] * 4))
     box = np.array([40, 20, 80, 100], np.float32)
 
-    (said,) = refiner.close_up(_ramps(), [box], np.zeros((1, 30, 50), np.float32), [None])
+    most = np.array([0.15, 0.5, 0.15, 1])
+    (said,) = refiner.close_up(_ramps(), [box], np.zeros((1, 30, 50), np.float32), [None], [most])
 
-    moved = trust * np.array([0.1, 0.2, -0.1, -0.2]) * CloseUp.around(box).size_px
+    moved = np.array(trust) * np.array([0.1, 0.2, -0.1, -0.2]) * CloseUp.around(box).size_px
     np.testing.assert_allclose(said.box_xyxy - box, moved, rtol=0.05, atol=0.01)
 
 

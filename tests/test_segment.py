@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.ahead import ahead
+from flows.camera_motion import STILL
+from flows.carried import CarriedBox
 from flows.config import SegmentSettings
 from flows.errors import OutOfMemoryError
 from flows.lighter import compile_steps
@@ -341,9 +343,31 @@ def test_a_box_to_start_from_goes_with_what_it_holds_and_on_where_that_is_lost()
         ours.push(np.roll(ground, 2 * index, axis=1))
         if index == 0:
             ours.prompt({0: box})
-    np.testing.assert_allclose(ours._memories[0].box_xyxy, (68, 30, 108, 70), atol=1)
+    np.testing.assert_allclose(ours._memories[0].box.xyxy, (68, 30, 108, 70), atol=1)
     ours.push(np.zeros_like(ground))
-    np.testing.assert_allclose(ours._memories[0].box_xyxy, (70, 30, 110, 70), atol=1)
+    np.testing.assert_allclose(ours._memories[0].box.xyxy, (70, 30, 110, 70), atol=1)
+
+
+def test_a_box_to_start_from_goes_with_the_camera_both_ways():
+    model = make_model(OURS, seed=1)
+    model.box_hints = True
+    ours = _segmenter(model)
+    texture = np.random.default_rng(0).integers(0, 255, (9, 16, 3), dtype=np.uint8)
+    ground = cv2.resize(texture, (160, 90), interpolation=cv2.INTER_CUBIC)
+    ours.push(ground)
+    ours.prompt({0: np.array([60, 30, 100, 70], np.float32)})
+    for index in range(1, 4):
+        ours.push(np.roll(ground, index, axis=1))
+    ours.push(np.roll(ground, 4 - 12, axis=1), STILL - [[0, 0, 12], [0, 0, 0]])
+    ours.push(np.roll(ground, 5 - 12, axis=1))
+    np.testing.assert_allclose(ours._memories[0].box.xyxy, (53, 30, 93, 70), atol=1)
+    ours.prompt({0: np.array([53, 30, 93, 70], np.float32)})
+    carried = []
+    monitored = CarriedBox.carry
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CarriedBox, "carry", lambda box, *how: (monitored(box, *how), carried.append(box.xyxy)))
+        assert len(list(ours.carry_back({0}))) == 5
+    np.testing.assert_allclose(carried, [(x, 30, x + 40, 70) for x in (52, 63, 62, 61, 60)], atol=1)
 
 
 def test_a_box_as_a_mask_is_cut_where_its_edges_cut_cells():

@@ -12,6 +12,7 @@ import pytest
 import supervision as sv
 
 from flows.associate import iou_matrix
+from flows.camera_motion import STILL, CameraMotion
 from flows.config import Settings
 from flows.mask import Mask
 from flows.schema import NS, Chunk, Frame, State, Video
@@ -33,11 +34,12 @@ class _Oracle:
 
     def __init__(self, paths, blind=()):
         self.paths, self.blind = paths, set(blind)
-        self.counters = {}
+        self.counters, self.told = {}, []
         self._index, self._first, self._follows = -1, 0, {}
 
-    def push(self, image):
+    def push(self, image, camera, frames):
         self._index += 1
+        self.told.append((camera, frames))
         return {i: self._segment(path, self._index) for i, path in self._follows.items()}
 
     def prompt(self, boxes):
@@ -148,6 +150,17 @@ def test_masks_led_by_boxes_that_arrive_where_it_is_detected_say_where_it_was(mo
     off = np.stack([_stored(row) - box for row, box in zip(life, path, strict=False)])
     np.testing.assert_allclose(off[10], [-2, -2, 2, 2], atol=0.1)
     np.testing.assert_allclose(off[11:15], np.broadcast_to([-1, -1, 1, 1], (4, 4)), atol=0.1)
+
+
+def test_masks_led_by_boxes_may_go_where_motion_does_not_expect_the_object(monkeypatch):
+    """A car that enters has no motion yet, and is more than twice as wide at the next look."""
+    monkeypatch.setattr(_Oracle, "starts_from_boxes", True)
+    path = [np.array([0, 100, 40 + 12 * i, 150], np.float32) for i in range(10)]
+
+    _, (life,) = _track({"a": path}, frames=10)
+
+    assert [row["state"] for row in life] == [State.DETECTED, *[State.PROPAGATED] * 4, State.DETECTED]
+    assert all(row["mask"] is not None for row in life)
 
 
 def test_masks_led_by_boxes_that_arrive_elsewhere_say_nothing(monkeypatch):
@@ -427,3 +440,17 @@ def test_what_is_hidden_while_the_camera_pans_is_carried_along(compensate):
     error_px = max(np.abs(_stored(row) - true[row["frame"]]).max() for row in bridged)
     assert (error_px < 2) == compensate
     assert result.counters.get("camera_lost", 0) == 0
+
+
+def test_the_segmenter_is_told_how_long_it_saw_nothing_and_how_the_camera_moved_meanwhile(monkeypatch):
+    step = STILL + np.array([[0, 0, 3], [0, 0, 0]])
+    monkeypatch.setattr(CameraMotion, "push", lambda camera, image, boxes: step)
+    settings = {"track": {"compensate_camera": True}, "detect": {"detect_every": 5}, "segment": {"segment_every": 4}}
+    segmenter = _Oracle({"a": _walk()}, ())
+    tracker = ChunkTracker(_chunk(10), segmenter, Settings.load(flags=settings), 5)
+    image = np.zeros((HEIGHT_PX, WIDTH_PX, 3), np.uint8)
+
+    tracker.run([Frame(i, i * NS // FPS, image) for i in range(10)], {i * NS // FPS: _detections([]) for i in (0, 5)})
+
+    assert [frames for _, frames in segmenter.told[1:]] == [4, 1, 3]
+    assert [camera[0, 2] for camera, _ in segmenter.told[1:]] == [3 * frames for frames in (4, 1, 3)]
