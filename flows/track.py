@@ -195,7 +195,7 @@ class ChunkTracker:
         strong = np.flatnonzero(confidences >= self._track.tentative_conf)
         weak = np.flatnonzero(confidences < self._track.tentative_conf)
         matched: dict[int, int] = {}
-        evidence = self._cues.evidence(frame.image_rgb, found.xyxy, targets, self._trust.holds)
+        evidence = self._cues.evidence(frame.image_rgb, found.xyxy, targets, self._trust.choose)
         # ByteTrack's order (Zhang et al. 2022): weak detections keep objects alive but never take a strong one's.
         for rows in (strong, weak):
             free = [i for i, t in enumerate(targets) if t.target_id not in matched]

@@ -36,7 +36,7 @@ class MaskTrust:
     Args:
         every: Frames from keyframe to keyframe.
         led: Whether masks start from boxes that flow has carried: they say what an object covers, but not where it is
-            until they arrive at a detection of it, for they go where flow goes, onto whatever covers it as well.
+            until they arrive at a detection of it, for some go onto what covers it.
 
     Attributes:
         sigma: Deviation of a mask's edges, as a share of the box's size.
@@ -52,6 +52,11 @@ class MaskTrust:
     def holds(self) -> bool:
         """Whether masks say where objects are."""
         return not self._led and self.sigma < _TRUSTED_SIGMA
+
+    @property
+    def choose(self) -> bool:
+        """Whether masks may speak for detections: those led by boxes do, beside what else does."""
+        return self._led or self.holds
 
     @property
     def carried_sigma(self) -> float:

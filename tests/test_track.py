@@ -163,6 +163,23 @@ def test_masks_led_by_boxes_may_go_where_motion_does_not_expect_the_object(monke
     assert all(row["mask"] is not None for row in life)
 
 
+def test_masks_led_by_boxes_speak_for_the_detections_they_lie_on(monkeypatch):
+    """Two that stood start to run, the one to where motion expects the other."""
+    monkeypatch.setattr(_Oracle, "starts_from_boxes", True)
+    paths = {
+        "a": _walk(frames=10, end=10, x0=100, speed=0),
+        "b": _walk(frames=10, end=10, x0=122, speed=0),
+    }
+    for there in range(1, 6):
+        for path in paths.values():
+            path[there] = path[0] + np.float32([22, 0, 22, 0]) * there / 5
+    paths = {name: [*path[:6], *[path[5]] * 4] for name, path in paths.items()}
+
+    _, lives = _track(paths, frames=10)
+
+    assert [round(life[-1]["x1_px"]) for life in sorted(lives, key=lambda life: life[0]["x1_px"])] == [122, 144]
+
+
 def test_masks_led_by_boxes_that_arrive_elsewhere_say_nothing(monkeypatch):
     monkeypatch.setattr(_Oracle, "starts_from_boxes", True)
     path = _walk(frames=20, end=20, speed=0)
