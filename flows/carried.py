@@ -36,17 +36,20 @@ class CarriedBox:
         xyxy: (4,) pixels.
         step_px: (2,) its mean step from frame to frame, the camera's own apart; None until it was carried once.
         leaps: How many times in a row flow has leapt since.
-        cut: (4,) sides that the frame has cut ever since the object was shown: more of it may come into view there.
+        refined: Whether a refiner has seen the object here.
+        cut: (4,) sides that the frame has cut ever since the object was shown, as far as it was seen on every frame: more
+            of it may come into view there.
     """
 
     xyxy: FloatArray
     step_px: Float64Array | None = None
     leaps: int = 0
+    refined: bool = False
     cut: BoolArray | None = None
 
     def show(self, box_xyxy: FloatArray) -> None:
         """It is known to be here, (4,) pixels."""
-        self.xyxy, self.cut = box_xyxy, None
+        self.xyxy, self.refined, self.cut = box_xyxy, False, None
         if self.leaps:
             self.step_px, self.leaps = None, 0
 
@@ -76,8 +79,9 @@ class CarriedBox:
             self.xyxy, self.leaps = flown_xyxy, 0
         else:
             self.xyxy = before + np.tile(shift if self.step_px is None else shift + frames * self.step_px, 2)
-        at_edge = np.abs(before - limits) <= _CUT * np.tile(size_px, 2)
-        self.cut = at_edge if self.cut is None else at_edge & self.cut
+        # Without a refiner that tells where the object ends its side would stay at the edge for ever.
+        at_edge = (np.abs(before - limits) <= _CUT * np.tile(size_px, 2)) & self.refined
+        self.cut, self.refined = at_edge if self.cut is None else at_edge & self.cut, False
         inside = np.concatenate([self.xyxy[:2] > limits[:2], self.xyxy[2:] < limits[2:]])
         self.xyxy = np.where(self.cut & inside, limits, self.xyxy).astype(np.float32)
 

@@ -219,7 +219,8 @@ class VideoSegmenter:
         """
         shown = {i: self._memories[i] for i in object_ids}
         memories = {
-            i: Memory(CarriedBox(m.box.xyxy), conditioning=dict(m.conditioning), look=m.look) for i, m in shown.items()
+            i: Memory(CarriedBox(m.box.xyxy, refined=m.box.refined), dict(m.conditioning), look=m.look)
+            for i, m in shown.items()
         }
         for after, seen in pairwise(list(self._encoded)[::-1]):
             memories = {i: memory for i, memory in memories.items() if i in object_ids}
@@ -373,6 +374,7 @@ class VideoSegmenter:
             masks[row] = mask if scores[row] > 0 else None
             if masks[row] is None:
                 continue  # what was not found says neither what the object looks like nor where it is
+            memory.box.refined = True
             if shown:
                 memory.look = one.look.clone()  # a slice would keep the whole batch alive
             else:

@@ -98,6 +98,7 @@ def test_a_side_cut_by_the_frame_stays_there_until_the_object_is_in_view(shown, 
     limit = (0, 0, *SIZE)[side]
     carried = CarriedBox(np.array(shown, dtype=np.float32))
     for _ in range(3):
+        carried.refined = True
         carried.carry(carried.xyxy + np.tile(np.float32(step), 2), SIZE)
         assert carried.xyxy[side] == limit
         np.testing.assert_allclose(carried.most, [0.5 if s == side else 0.15 for s in range(4)])
@@ -106,6 +107,7 @@ def test_a_side_cut_by_the_frame_stays_there_until_the_object_is_in_view(shown, 
     seen[side] += 20 * np.sign(sum(step))  # the refiner sees it end
     carried.xyxy = seen
     for _ in range(2):
+        carried.refined = True
         carried.carry(carried.xyxy + np.tile(np.float32(step), 2), SIZE)
     np.testing.assert_allclose(carried.xyxy, seen + 2 * np.tile(np.float32(step), 2), atol=1e-3)
     np.testing.assert_allclose(carried.most, 0.15)
@@ -114,12 +116,21 @@ def test_a_side_cut_by_the_frame_stays_there_until_the_object_is_in_view(shown, 
 def test_a_side_that_comes_to_the_edge_later_is_not_held_there():
     carried = CarriedBox(box(6))
     for x in (3, 0, 3):
+        carried.refined = True
         carried.carry(box(x), SIZE)
     np.testing.assert_array_equal(carried.xyxy, box(3))
 
 
-def test_what_leaves_goes_beyond_the_edge():
+def test_a_side_is_held_at_the_edge_only_as_long_as_a_refiner_sees_the_object():
     carried = CarriedBox(box(0))
+    for seen, side in ((True, 0), (False, 4), (True, 8)):
+        carried.refined = seen
+        carried.carry(carried.xyxy + np.float32([4, 0, 4, 0]), SIZE)
+        assert carried.xyxy[0] == side
+
+
+def test_what_leaves_goes_beyond_the_edge():
+    carried = CarriedBox(box(0), refined=True)
     carried.carry(box(-6), SIZE)
     np.testing.assert_array_equal(carried.xyxy, box(-6))
 
