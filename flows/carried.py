@@ -9,23 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from flows.camera_motion import STILL, Affine, warp_box
 from flows.schema import BoolArray, Float64Array, FloatArray
 
 # A step that differs from those before by more than this share of the box's size (the root of its area) is something
 # else's: 19 in 20 differ by less than 0.08 on scenes and in real videos of 7 and 25 frames a second, and what passes in
 # front by 0.2 to 0.9. People who turn round between two frames at 7 a second reach 0.15.
 _LEAP = 0.15
-# After so many leaps in a row the object is taken to have changed its course.
-_MOST_LEAPS = 15
+# After so many frames in a row the object is taken to have changed its course.
+_MOST_ASTRAY = 15
 # Weight of the newest step in the mean that goes on.
 _NEWEST = 0.3
-# A side that ends this near to the frame's, as a share of it, is cut by it.
-_CUT = 0.003
+# A side that ends this near to the frame's, as a share of the frame's and of the box's side, is cut by it.
+_CUT, _CUT_OF_BOX = 0.003, 0.05
 # How much of the way to where the refiner sees it a side is moved on one frame at most, for what the refiner says
 # wrongly of one frame it says of the next as well; and one that was cut, for its end comes into view at once.
 _MOST, _MOST_CUT = 0.15, 0.5
+_NOWHERE = np.zeros(2)
 
 
 @dataclass
@@ -34,53 +35,60 @@ class CarriedBox:
 
     Attributes:
         xyxy: (4,) pixels.
-        step_px: (2,) its mean step from frame to frame, the camera's own apart; None until it was carried once.
-        leaps: How many times in a row flow has leapt since.
+        step_px: (2,) its mean step from frame to frame, the picture's own apart; None until it was carried once.
+        astray: For how many frames in a row flow has not been followed.
         refined: Whether a refiner has seen the object here.
-        cut: (4,) sides that the frame has cut ever since the object was shown, as far as it was seen on every frame: more
-            of it may come into view there.
+        cut: (4,) sides that the frame has cut ever since the object was shown, on all of whose frames it was refined:
+            more of it may come into view there.
     """
 
     xyxy: FloatArray
     step_px: Float64Array | None = None
-    leaps: int = 0
+    astray: int = 0
     refined: bool = False
     cut: BoolArray | None = None
 
     def show(self, box_xyxy: FloatArray) -> None:
         """It is known to be here, (4,) pixels."""
         self.xyxy, self.refined, self.cut = box_xyxy, False, None
-        if self.leaps:
-            self.step_px, self.leaps = None, 0
+        if self.astray:
+            self.step_px, self.astray = None, 0
 
-    def carry(self, flown_xyxy: FloatArray, size_px: tuple[int, int], camera: Affine = STILL, frames: int = 1) -> None:
+    def carry(
+        self,
+        flown_xyxy: FloatArray,
+        size_px: tuple[int, int],
+        shift_px: npt.NDArray[np.floating] = _NOWHERE,
+        frames: int = 1,
+    ) -> None:
         """Take it to another frame.
 
         Args:
             flown_xyxy: (4,) where flow says it is there; NaN where it was lost.
             size_px: Width and height of the frames.
-            camera: How the camera moved the picture meanwhile, (2, 3).
+            shift_px: (2,) how far the picture as a whole moved meanwhile.
             frames: How many frames of video lie between.
         """
         before, limits = self.xyxy, np.array([0, 0, *size_px], dtype=np.float32)
-        shift = _centre(warp_box(before, camera)) - _centre(before)
+        box_px = np.maximum(before[2:] - before[:2], 1)
         followed = bool(np.isfinite(flown_xyxy).all())
         if followed:
-            step = (_centre(flown_xyxy) - _centre(before) - shift) / frames
+            step = (_centre(flown_xyxy) - _centre(before) - shift_px) / frames
             if self.step_px is None:
                 self.step_px = step
-            elif frames * np.hypot(*(step - self.step_px)) > _LEAP * np.sqrt(np.prod(before[2:] - before[:2])):
-                self.leaps += 1
-                followed = self.leaps > _MOST_LEAPS
+            elif frames * np.hypot(*(step - self.step_px)) > _LEAP * np.sqrt(box_px.prod()):
+                followed = self.astray >= _MOST_ASTRAY
                 self.step_px = step if followed else self.step_px
             else:
                 self.step_px = (1 - _NEWEST) * self.step_px + _NEWEST * step
         if followed:
-            self.xyxy, self.leaps = flown_xyxy, 0
+            self.xyxy, self.astray = flown_xyxy, 0
         else:
-            self.xyxy = before + np.tile(shift if self.step_px is None else shift + frames * self.step_px, 2)
+            self.astray += 1
+            self.xyxy = before + np.tile(shift_px if self.step_px is None else shift_px + frames * self.step_px, 2)
         # Without a refiner that tells where the object ends its side would stay at the edge for ever.
-        at_edge = (np.abs(before - limits) <= _CUT * np.tile(size_px, 2)) & self.refined
+        near_px = np.minimum(_CUT * np.array(size_px), _CUT_OF_BOX * box_px)
+        at_edge = (np.abs(before - limits) <= np.tile(near_px, 2)) & self.refined
         self.cut, self.refined = at_edge if self.cut is None else at_edge & self.cut, False
         inside = np.concatenate([self.xyxy[:2] > limits[:2], self.xyxy[2:] < limits[2:]])
         self.xyxy = np.where(self.cut & inside, limits, self.xyxy).astype(np.float32)

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from scipy.spatial.distance import pdist
 
-from flows.schema import FloatArray, ImageArray
+from flows.schema import Float64Array, FloatArray, ImageArray
 
 # Points a box: enough for a median, few enough that thirty objects cost what the pyramids cost.
 _COLUMNS, _ROWS = 5, 8
@@ -38,6 +38,12 @@ _LUCAS_KANADE: dict[str, Any] = {
 # A pixel of the coarsest level, and how far from a point it is looked at: half a window and the displacement there.
 _COARSEST = 8
 _REACH_PX = 128
+# How far the picture moved as a whole is measured on frames of this long side: to a fifth of a pixel of theirs.
+_SMALL_PX = 320
+# The margin of the points that tell, as a share of the picture.
+_EDGE = 0.05
+# Share of the points that come back that must agree on it: a truck may fill half of the picture.
+_LEAST_AGREEING = 0.75
 
 
 class Flow:
@@ -80,8 +86,11 @@ class Grey(NamedTuple):
         return cls(grey, scale)
 
 
-def moved(before: Grey, after: Grey, boxes_xyxy: FloatArray) -> FloatArray:
-    """Boxes (N, 4) on one frame where they are on another, (N, 4) pixels; NaN where too few points hold."""
+def moved(before: Grey, after: Grey, boxes_xyxy: FloatArray, frames: int = 1) -> FloatArray:
+    """Boxes (N, 4) on one frame where they are on another, (N, 4) pixels; NaN where too few points hold.
+
+    `frames` says how many frames of video lie between.
+    """
     there = np.full((len(boxes_xyxy), 4), np.nan, dtype=np.float32)
     alive = np.flatnonzero(np.isfinite(boxes_xyxy).all(axis=1))
     if alive.size == 0:
@@ -99,9 +108,27 @@ def moved(before: Grey, after: Grey, boxes_xyxy: FloatArray) -> FloatArray:
             shift = np.median(end[keep] - start[keep], axis=0) / before.scale
             x1, y1, x2, y2 = boxes_xyxy[row]
             centre, half = np.array([x1 + x2, y1 + y2]) / 2 + shift, np.array([x2 - x1, y2 - y1]) / 2
-            half *= _growth(start[keep], end[keep])
+            half *= _growth(start[keep], end[keep], frames)
             there[row] = np.concatenate([centre - half, centre + half])
     return there
+
+
+def shifted(before: Grey, after: Grey) -> Float64Array:
+    """How far most of the picture moved from one frame to another, (2,) pixels; zeros where not most of it agrees."""
+    scale = min(1.0, _SMALL_PX / max(before.pixels.shape))
+    first, second = (
+        cv2.resize(frame.pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for frame in (before, after)
+    )
+    points = _grid(np.array([[0, 0, *first.shape[::-1]]], dtype=np.float32), _EDGE).reshape(-1, 1, 2)
+    ahead, found, _ = cv2.calcOpticalFlowPyrLK(first, second, points, None, **_LUCAS_KANADE)
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(second, first, ahead, None, **_LUCAS_KANADE)
+    held = ((np.linalg.norm(back - points, axis=2) <= _LOST_PX) & (found > 0) & (found_back > 0)).ravel()
+    steps = (ahead - points).reshape(-1, 2)[held].astype(np.float64)
+    if len(steps) == 0:
+        return np.zeros(2)
+    shift = np.median(steps, axis=0)
+    agree = np.hypot(*(steps - shift).T) <= _LOST_PX
+    return shift / (scale * before.scale) if agree.mean() > _LEAST_AGREEING else np.zeros(2)
 
 
 def _around(before: ImageArray, after: ImageArray, points: FloatArray) -> tuple[ImageArray, ImageArray, FloatArray]:
@@ -114,12 +141,13 @@ def _around(before: ImageArray, after: ImageArray, points: FloatArray) -> tuple[
     return before[part], after[part], low.astype(np.float32)
 
 
-def _growth(start: FloatArray, end: FloatArray) -> float:
+def _growth(start: FloatArray, end: FloatArray, frames: int) -> float:
     """How much further from each other points (P, 2) are at the end than at the start."""
     before, after = pdist(start), pdist(end)
     # Neighbours say little: half a pixel of error is much of their distance.
     far = before > 0.5 * before.max(initial=0)
-    return float(np.clip(np.median(after[far] / before[far]), *_GROWTH)) if far.any() else 1.0
+    least, most = _GROWTH[0] ** frames, _GROWTH[1] ** frames
+    return float(np.clip(np.median(after[far] / before[far]), least, most)) if far.any() else 1.0
 
 
 def _carry(boxes_xyxy: FloatArray, frames: Sequence[Grey]) -> FloatArray:
@@ -129,10 +157,9 @@ def _carry(boxes_xyxy: FloatArray, frames: Sequence[Grey]) -> FloatArray:
     return np.stack(carried)
 
 
-def _grid(boxes_xyxy: FloatArray) -> FloatArray:
+def _grid(boxes_xyxy: FloatArray, margin: float = _MARGIN) -> FloatArray:
     """Points inside each box (N, 4), (N, P, 2) pixels."""
-    shares = np.stack(
-        np.meshgrid(np.linspace(_MARGIN, 1 - _MARGIN, _COLUMNS), np.linspace(_MARGIN, 1 - _MARGIN, _ROWS)), axis=-1
-    ).reshape(1, -1, 2)
+    across, down = (np.linspace(margin, 1 - margin, count) for count in (_COLUMNS, _ROWS))
+    shares = np.stack(np.meshgrid(across, down), axis=-1).reshape(1, -1, 2)
     corner, size = boxes_xyxy[:, None, :2], (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2])[:, None]
     return np.asarray(corner + shares * size, dtype=np.float32)

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from flows.batches import Batches
-from flows.camera_motion import STILL, Affine, inverse
 from flows.carried import CarriedBox
 from flows.config import SegmentSettings
 from flows.lighter import compile_steps
@@ -27,7 +26,7 @@ from flows.mask import Mask
 from flows.memory import Entry, Features, Memory, Reads, Sight, StreamingPredictor, box_logits, box_points
 from flows.models import build_segmenter, resolve
 from flows.onednn import use_onednn
-from flows.optical import Grey, moved
+from flows.optical import Grey, moved, shifted
 from flows.prepare import Preparer
 from flows.refine import MaskRefiner
 from flows.schema import FloatArray, ImageArray
@@ -78,8 +77,7 @@ class Segment:
 class _Seen:
     """An encoded frame, as flow sees it where the weights start from boxes, and itself where they refine masks.
 
-    `size_px` are its width and height. `camera` is how the camera moved the picture since the frame before, `frames` is
-    how many frames of video ago that was.
+    `size_px` are its width and height, `frames` is how many frames of video before it the one before was.
     """
 
     index: int
@@ -87,7 +85,6 @@ class _Seen:
     size_px: tuple[int, int]
     grey: Grey | None
     image_rgb: ImageArray | None
-    camera: Affine
     frames: int
 
 
@@ -147,22 +144,21 @@ class VideoSegmenter:
         return self._model.box_hints
 
     @torch.inference_mode()
-    def push(self, image_rgb: ImageArray, camera: Affine = STILL, frames: int = 1) -> dict[int, Segment]:
+    def push(self, image_rgb: ImageArray, frames: int = 1) -> dict[int, Segment]:
         """Take the next frame, and carry every live object onto it.
 
         Args:
             image_rgb: (height, width, 3) uint8.
-            camera: How the camera moved the picture since the frame before, (2, 3).
-            frames: How many frames of video ago that was.
+            frames: How many frames of video ago the one before was.
         """
         self._index += 1
         for memory in self._memories.values():
             memory.free(self._horizon, self._index)
         features, grey = self.frames.take(image_rgb)
         kept = image_rgb if self._model.refiner else None
-        seen = _Seen(self._index, features, (self._width_px, self._height_px), grey, kept, camera, frames)
+        seen = _Seen(self._index, features, (self._width_px, self._height_px), grey, kept, frames)
         if self._encoded:
-            _carry_boxes(self._encoded[-1], seen, camera, frames, self._memories)
+            _carry_boxes(self._encoded[-1], seen, frames, self._memories)
         self._encoded.append(seen)
         self.counters["segmented_frames"] += 1
         return self._propagate(seen, self._memories)
@@ -228,7 +224,7 @@ class VideoSegmenter:
                 return
             for memory in memories.values():
                 memory.free(self._horizon, seen.index, reverse=True)
-            _carry_boxes(after, seen, inverse(after.camera), after.frames, memories)
+            _carry_boxes(after, seen, after.frames, memories)
             self.counters["back_frames"] += 1
             yield self._propagate(seen, memories, reverse=True)
 
@@ -395,13 +391,15 @@ class VideoSegmenter:
         return mask
 
 
-def _carry_boxes(before: _Seen, after: _Seen, camera: Affine, frames: int, memories: Mapping[int, Memory]) -> None:
+def _carry_boxes(before: _Seen, after: _Seen, frames: int, memories: Mapping[int, Memory]) -> None:
     """Move the boxes that objects start from along with the picture."""
     if before.grey is None or after.grey is None or not memories:
         return
-    flown = moved(before.grey, after.grey, np.stack([memory.box.xyxy for memory in memories.values()]))
-    for memory, box_xyxy in zip(memories.values(), flown, strict=True):
-        memory.box.carry(box_xyxy, after.size_px, camera, frames)
+    boxes = [memory.box for memory in memories.values()]
+    flown = moved(before.grey, after.grey, np.stack([box.xyxy for box in boxes]), frames)
+    shift_px = shifted(before.grey, after.grey)
+    for box, there in zip(boxes, flown, strict=True):
+        box.carry(there, after.size_px, shift_px, frames)
 
 
 def load_segmenter(settings: SegmentSettings, device: str) -> StreamingPredictor:

@@ -141,7 +141,7 @@ class Target:
         self._see(_propagated(frame, segment, sigma))
 
     def accompanied(self, frame: Frame, segment: Segment) -> None:
-        """A mask too weak to be believed lies where motion expects the object: it is kept, and moves nothing yet."""
+        """A mask that is not believed of itself, weak or led by a box, is kept and moves nothing yet."""
         self.segment = segment
         self._see(Sighting(frame.number, frame.pts_ns, State.INTERPOLATED, None, 0.0).with_segment(segment))
 

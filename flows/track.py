@@ -70,7 +70,7 @@ class ChunkTracker:
         self._recent: deque[Frame] = deque()
         self._camera = CameraMotion() if settings.track.compensate_camera else None
         self._views: dict[int, Affine] = {}
-        self._view = self._moved = STILL
+        self._view = STILL
         self._unsegmented = 0
         self._trust = MaskTrust(every, led=segmenter.starts_from_boxes)
         self._cues = Cues()
@@ -104,9 +104,9 @@ class ChunkTracker:
         self.counters["frames"] += 1
         segments = None
         if segmented:
-            segments = self._segmenter.push(frame.image_rgb, self._moved, self._unsegmented + 1)
+            segments = self._segmenter.push(frame.image_rgb, self._unsegmented + 1)
             self._recent.append(frame)
-            self._moved, self._unsegmented = STILL, 0
+            self._unsegmented = 0
         else:
             self._unsegmented += 1
         self._cues.push(frame)
@@ -127,10 +127,7 @@ class ChunkTracker:
     # -- every frame
 
     def _follow_camera(self, frame: Frame) -> None:
-        """Take every object along with the camera.
-
-        `_views` says how the chunk's first frame is seen on each, `_moved` how that last segmented is on this one.
-        """
+        """Take every object along with the camera; `_views` says how the chunk's first frame is seen on each."""
         if self._camera is None:
             return
         targets = list(self._live.values())
@@ -139,7 +136,6 @@ class ChunkTracker:
         for target in targets:
             target.kalman.warp(motion)
         self._view = self._views[frame.pts_ns] = compose(self._view, motion)
-        self._moved = compose(self._moved, motion)
 
     def _follow(self, frame: Frame, segments: Mapping[int, Segment] | None) -> None:
         """Move every object on to this frame by its mask, or by motion alone."""

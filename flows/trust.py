@@ -21,8 +21,8 @@ _SIGMA_RANGE = (0.03, 0.5)
 # From then on the newest comparisons count, whatever came before: a chunk is long, and light changes.
 _MEMORY = 0.95
 # Masks worse than this say where an object is less well than motion does: they are kept where they agree with it,
-# but move nothing, choose no detections, tell of no drift and find no entries. SAM 2.1's are at about 0.05 on people;
-# a segmenter on footage unlike its training may be far above.
+# but move nothing, choose no detections unless led by boxes, tell of no drift and find no entries. SAM 2.1's are at
+# about 0.05 on people; a segmenter on footage unlike its training may be far above.
 _TRUSTED_SIGMA = 0.2
 # What of a mask lies outside its prompt by more than this share of the box's size has leaked onto something else ...
 _PROMPT_MARGIN = 0.1

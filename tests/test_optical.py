@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from flows.optical import Flow
+from flows.optical import Flow, Grey, moved, shifted
 
 BOX = np.array([[60, 40, 100, 120]], dtype=np.float32)
 
@@ -65,3 +65,27 @@ def test_a_box_grows_with_what_it_holds():
         flow.push(cv2.warpAffine(picture, zoom, (320, 240), borderMode=cv2.BORDER_REFLECT))
     half = np.array([20, 40]) * 1.03**4
     assert flow.carry(BOX)[-1][0] == pytest.approx([*(80 - half), *(80 + half)], abs=1)
+
+
+def test_frames_that_were_left_out_leave_room_to_grow():
+    rng = np.random.default_rng(5)
+    picture = cv2.GaussianBlur(rng.uniform(0, 255, (240, 320, 3)), (0, 0), 2)
+    picture = ((picture - picture.min()) / np.ptp(picture) * 255).astype(np.uint8)
+    zoom = cv2.getRotationMatrix2D((80, 80), 0, 1.07)
+    before, after = Grey.of(picture), Grey.of(cv2.warpAffine(picture, zoom, (320, 240), borderMode=cv2.BORDER_REFLECT))
+    for frames, growth in ((1, 1.025), (3, 1.07)):
+        grown = moved(before, after, BOX, frames)[0]
+        assert (grown[2:] - grown[:2]) / (BOX[0, 2:] - BOX[0, :2]) == pytest.approx(growth, abs=0.01)
+
+
+@pytest.mark.parametrize("size", [(320, 240), (1920, 1080)])
+def test_the_picture_moves_where_most_of_it_does(size):
+    rng = np.random.default_rng(6)
+    texture = rng.integers(0, 255, (size[1] // 20, size[0] // 20, 3), dtype=np.uint8)
+    picture = cv2.resize(texture, size, interpolation=cv2.INTER_CUBIC)
+    panned = np.roll(picture, (4, -12), axis=(0, 1))
+    panned[: size[1] // 3] = 0  # something dark comes in
+    assert shifted(Grey.of(picture), Grey.of(panned)) == pytest.approx([-12, 4], abs=1)
+    nothing = Grey.of(np.zeros_like(picture))
+    assert (shifted(Grey.of(picture), nothing) == 0).all()
+    assert (shifted(nothing, nothing) == 0).all()

@@ -12,7 +12,6 @@ import pytest
 import supervision as sv
 
 from flows.associate import iou_matrix
-from flows.camera_motion import STILL, CameraMotion
 from flows.config import Settings
 from flows.mask import Mask
 from flows.schema import NS, Chunk, Frame, State, Video
@@ -37,9 +36,9 @@ class _Oracle:
         self.counters, self.told = {}, []
         self._index, self._first, self._follows = -1, 0, {}
 
-    def push(self, image, camera, frames):
+    def push(self, image, frames):
         self._index += 1
-        self.told.append((camera, frames))
+        self.told.append(frames)
         return {i: self._segment(path, self._index) for i, path in self._follows.items()}
 
     def prompt(self, boxes):
@@ -459,15 +458,12 @@ def test_what_is_hidden_while_the_camera_pans_is_carried_along(compensate):
     assert result.counters.get("camera_lost", 0) == 0
 
 
-def test_the_segmenter_is_told_how_long_it_saw_nothing_and_how_the_camera_moved_meanwhile(monkeypatch):
-    step = STILL + np.array([[0, 0, 3], [0, 0, 0]])
-    monkeypatch.setattr(CameraMotion, "push", lambda camera, image, boxes: step)
-    settings = {"track": {"compensate_camera": True}, "detect": {"detect_every": 5}, "segment": {"segment_every": 4}}
+def test_the_segmenter_is_told_how_many_frames_it_did_not_see():
+    settings = {"detect": {"detect_every": 5}, "segment": {"segment_every": 4}}
     segmenter = _Oracle({"a": _walk()}, ())
     tracker = ChunkTracker(_chunk(10), segmenter, Settings.load(flags=settings), 5)
     image = np.zeros((HEIGHT_PX, WIDTH_PX, 3), np.uint8)
 
     tracker.run([Frame(i, i * NS // FPS, image) for i in range(10)], {i * NS // FPS: _detections([]) for i in (0, 5)})
 
-    assert [frames for _, frames in segmenter.told[1:]] == [4, 1, 3]
-    assert [camera[0, 2] for camera, _ in segmenter.told[1:]] == [3 * frames for frames in (4, 1, 3)]
+    assert segmenter.told == [1, 4, 1, 3]
