@@ -26,7 +26,7 @@ _CUT, _CUT_OF_BOX = 0.003, 0.05
 # How much of the way to where the refiner sees it a side is moved on one frame at most, for what the refiner says
 # wrongly of one frame it says of the next as well; and one that was cut, for its end comes into view at once.
 _MOST, _MOST_CUT = 0.15, 0.5
-_NOWHERE = np.zeros(2)
+_STILL = np.zeros(2)
 
 
 @dataclass
@@ -58,7 +58,7 @@ class CarriedBox:
         self,
         flown_xyxy: FloatArray,
         size_px: tuple[int, int],
-        shift_px: npt.NDArray[np.floating] = _NOWHERE,
+        shift_px: npt.NDArray[np.floating] = _STILL,
         frames: int = 1,
     ) -> None:
         """Take it to another frame.

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from scipy.spatial.distance import pdist
 
-from flows.schema import Float64Array, FloatArray, ImageArray
+from flows.schema import BoolArray, Float64Array, FloatArray, ImageArray
 
 # Points a box: enough for a median, few enough that thirty objects cost what the pyramids cost.
 _COLUMNS, _ROWS = 5, 8
@@ -98,11 +98,7 @@ def moved(before: Grey, after: Grey, boxes_xyxy: FloatArray, frames: int = 1) ->
     points = _grid(np.asarray(boxes_xyxy, dtype=np.float32)[alive] * before.scale)
     first, second, corner = _around(before.pixels, after.pixels, points)
     points -= corner
-    flat = points.reshape(-1, 1, 2)
-    ahead, found, _ = cv2.calcOpticalFlowPyrLK(first, second, flat, None, **_LUCAS_KANADE)
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(second, first, ahead, None, **_LUCAS_KANADE)
-    held = (np.linalg.norm(back - flat, axis=2) <= _LOST_PX) & (found > 0) & (found_back > 0)
-    held, ahead = held.reshape(len(alive), -1), ahead.reshape(points.shape)
+    ahead, held = _followed(first, second, points)
     for row, start, end, keep in zip(alive, points, ahead, held, strict=True):
         if keep.mean() >= _LEAST_KEPT:
             shift = np.median(end[keep] - start[keep], axis=0) / before.scale
@@ -119,16 +115,23 @@ def shifted(before: Grey, after: Grey) -> Float64Array:
     first, second = (
         cv2.resize(frame.pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for frame in (before, after)
     )
-    points = _grid(np.array([[0, 0, *first.shape[::-1]]], dtype=np.float32), _EDGE).reshape(-1, 1, 2)
-    ahead, found, _ = cv2.calcOpticalFlowPyrLK(first, second, points, None, **_LUCAS_KANADE)
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(second, first, ahead, None, **_LUCAS_KANADE)
-    held = ((np.linalg.norm(back - points, axis=2) <= _LOST_PX) & (found > 0) & (found_back > 0)).ravel()
-    steps = (ahead - points).reshape(-1, 2)[held].astype(np.float64)
+    points = _grid(np.array([[0, 0, *first.shape[::-1]]], dtype=np.float32), _EDGE)
+    ahead, held = _followed(first, second, points)
+    steps = (ahead - points)[held].astype(np.float64)
     if len(steps) == 0:
         return np.zeros(2)
     shift = np.median(steps, axis=0)
     agree = np.hypot(*(steps - shift).T) <= _LOST_PX
     return shift / (scale * before.scale) if agree.mean() > _LEAST_AGREEING else np.zeros(2)
+
+
+def _followed(before: ImageArray, after: ImageArray, points: FloatArray) -> tuple[FloatArray, BoolArray]:
+    """Where points (N, P, 2) are on another picture, and which come back from there to where they were, (N, P)."""
+    flat = points.reshape(-1, 1, 2)
+    ahead, found, _ = cv2.calcOpticalFlowPyrLK(before, after, flat, None, **_LUCAS_KANADE)
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(after, before, ahead, None, **_LUCAS_KANADE)
+    held = (np.linalg.norm(back - flat, axis=2) <= _LOST_PX) & (found > 0) & (found_back > 0)
+    return np.asarray(ahead.reshape(points.shape), dtype=np.float32), held.reshape(points.shape[:2])
 
 
 def _around(before: ImageArray, after: ImageArray, points: FloatArray) -> tuple[ImageArray, ImageArray, FloatArray]:
