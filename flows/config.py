@@ -175,9 +175,9 @@ class EventSettings(_Step):
     """What counts as an event, and how near or slow it must be."""
 
     debounce_seconds: float = Field(0.5, ge=0, le=86_400)
-    """Shorter stays and absences are jitter of the ground point on the zone's edge, or someone cutting its corner."""
+    """Shorter absences are jitter of the ground point on the zone's edge; so are stays that do not go clear of it."""
     clear_sigmas: float = Field(2.0, ge=0, le=1000)
-    """How far from a line an object must be seen on both sides, in standard deviations of its ground point."""
+    """What is clear of a zone's edge or of a line, in standard deviations of an object's ground point."""
     speed_window_seconds: float = Field(1.0, ge=0.01, le=3600)
     """Speeds are displacements over this time."""
     standing_m_s: float = Field(0.25, ge=0.001, le=1000)

@@ -71,7 +71,8 @@ def compute_events(
         if zone.kind == "line":
             tables.append(_table(scene, view, crossings(view.paths, zone, settings.clear_sigmas)))
             continue
-        visited.append(_table(scene, view, visits(view.paths, zone, round(settings.debounce_seconds * US))))
+        debounce_us = round(settings.debounce_seconds * US)
+        visited.append(_table(scene, view, visits(view.paths, zone, debounce_us, settings.clear_sigmas)))
         waiting = waits(view.paths, scene.stands[view.paths.row], zone, round(settings.idle_seconds * US))
         tables.append(_table(scene, view, waiting))
     if visited:

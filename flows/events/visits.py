@@ -1,7 +1,8 @@
 """Paths + a zone -> visits: stays in it, with dwell.
 
 A visit begins and ends where the path crosses the zone's edge, interpolated between observations. Absences shorter than
-the debounce time do not end it, stays shorter than it are none.
+the debounce time do not end it. Stays shorter than it are none, unless the object was seen in the zone clear of its
+edge, by a multiple of its own ground point's standard deviation: a car drives through one in a moment.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import numpy as np
 import shapely
 
 from flows.events.paths import Found, Ints, Paths, around, between, outline
+from flows.schema import BoolArray
 from flows.store.base import Zone
 
 
-def visits(paths: Paths, zone: Zone, debounce_us: int) -> Found:
+def visits(paths: Paths, zone: Zone, debounce_us: int, clear_sigmas: float) -> Found:
     """The visits of one zone."""
     polygon = shapely.polygons(outline(zone))
     shapely.prepare(polygon)
@@ -31,17 +33,29 @@ def visits(paths: Paths, zone: Zone, debounce_us: int) -> Found:
     first = np.flatnonzero(np.concatenate([[True], ~again])[: len(begins)])
     last = np.concatenate([first[1:], [len(begins)]])[: len(first)] - 1
     duration_us = exit_us[last] - enter_us[first]
-    long = duration_us >= debounce_us
-    first, last = first[long], last[long]
+    counts = duration_us >= debounce_us
+    counts[~counts] = _was_clear(paths, polygon, inside, begins[first[~counts]], ends[last[~counts]], clear_sigmas)
+    first, last, duration_us = first[counts], last[counts], duration_us[counts]
     return Found(
         "visit",
         zone.name,
         paths.row[begins[first]],
         enter_us[first],
-        duration_us=duration_us[long],
+        duration_us=duration_us,
         begin=begins[first],
         end=ends[last],
     )
+
+
+def _was_clear(paths: Paths, polygon: Any, inside: Ints, begins: Ints, ends: Ints, clear_sigmas: float) -> BoolArray:
+    """Whether any of the observations `inside`, from each begin to its end, is clear of the polygon's edge."""
+    low, high = np.searchsorted(inside, begins), np.searchsorted(inside, ends, side="right")
+    edge = shapely.boundary(polygon)
+    shapely.prepare(edge)
+    of_stay = np.repeat(np.arange(len(begins)), high - low)
+    at = inside[np.arange(len(of_stay)) + np.repeat(low - np.append(0, np.cumsum(high - low)[:-1]), high - low)]
+    clear = shapely.distance(edge, shapely.points(paths.xy(at))) > clear_sigmas * paths.sigma[at]
+    return np.bincount(of_stay, weights=clear, minlength=len(begins)) > 0
 
 
 def _edge_time(paths: Paths, polygon: Any, at: Ints, step: int) -> Ints:

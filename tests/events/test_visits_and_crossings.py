@@ -37,6 +37,16 @@ def test_swaying_on_the_edge_is_one_visit_and_cutting_a_corner_none():
     assert events["duration_s"].to_pylist() == pytest.approx([9.8], abs=0.1)
 
 
+def test_who_drives_through_in_a_moment_was_there():
+    """Half a second is for jitter on the edge: seen clear of it, by its own uncertainty, it was inside."""
+    through = walk((5, -5), (5, 15), speed=40, hz=25)
+    along = walk((-5, 0.1), (15, 0.1), speed=40, hz=25)
+    events = events_of(make_observations({"through": through, "along": along}), [SQUARE])
+    assert events["track_id"].to_pylist() == ["through"]
+    assert events["duration_s"].to_pylist() == pytest.approx([0.25])
+    assert events_of(make_observations({"through": through}), [SQUARE], clear_sigmas=1000).num_rows == 0
+
+
 def test_coming_back_later_is_a_second_visit():
     observations = make_observations({"a": walk((-2, 5), (2, 5), (-2, 5), (2, 5))})
     events = events_of(observations, [SQUARE])
