@@ -21,10 +21,15 @@ _HALVES = ((0.12, 0.5), (0.5, 0.9))
 _SIDE = 0.22
 _SMOOTHING = np.array([0.25, 0.5, 0.25])
 
+LIKE = 0.15
+"""What looks more different than this is another object, or half hidden: nine in ten looks of one person differ by less
+than 0.1, even four keyframes later."""
 # Weight of a new look against all before: people turn within a few keyframes. What an object looked like at first is
 # the mean of about as many.
 _RATE = 0.3
 _FIRST = 3
+# What an object does not look like it may look like from now on, if it does so as many times in a row.
+_CHANGED = 3
 
 DESCRIPTION = len(_HALVES) * len(_RANGES) * _BINS
 """Numbers in a description."""
@@ -37,9 +42,13 @@ class Looks:
         self.first: FloatArray = description
         self.latest: FloatArray = description
         self._seen = 1
+        self._unlike = 0
 
     def take(self, description: FloatArray) -> None:
-        """It looked like this next."""
+        """It looked like this next; what it is unlike, be it half hidden or another object, is not learned at once."""
+        self._unlike = self._unlike + 1 if difference(self.latest[None], description[None])[0, 0] > LIKE else 0
+        if 0 < self._unlike < _CHANGED:
+            return
         self.latest = (1 - _RATE) * self.latest + _RATE * description
         if self._seen < _FIRST:
             self._seen += 1

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
+from flows.appearance import LIKE
 from flows.schema import Float64Array, FloatArray
 
 FORBIDDEN = 1e6
@@ -22,9 +23,9 @@ _OTHER_CLASS_PENALTY = 0.3
 _MOTION_WEIGHT = 0.5
 # Looks of one person differ by 0.05 and those of two by 0.2 (medians, PETS09): this makes that worth 0.6 of overlap.
 APPEARANCE_WEIGHT = 4.0
-# Where boxes do not overlap, what looks more different than this is another object: nine in ten looks of one person
-# differ by less than 0.1, even four keyframes later.
-LIKE = 0.15
+# Where boxes do not overlap, what is so many times as large or as small is another object: motion that nothing was seen
+# of leads far, and to people who look alike.
+_SIZE_RATIO = 1.7
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,15 @@ class Candidate:
     """One live object as the assignment sees it.
 
     `overlap` (D,): IoU of each detection with where the object should be. `distance2` (D,): squared Mahalanobis
-    distance of each from its prediction. `difference` (D,): of each one's looks from the object's, 0 to 1.
+    distance of each from its prediction. `difference` (D,): of each one's looks from the object's, 0 to 1. `size_ratio`
+    (D,): of the larger to the smaller of the two, by their longer sides.
     """
 
     class_name: str
     overlap: Float64Array
     distance2: Float64Array
     difference: FloatArray
+    size_ratio: Float64Array
 
 
 def iou_matrix(a_xyxy: FloatArray, b_xyxy: FloatArray) -> Float64Array:
@@ -82,8 +85,9 @@ def associate(
 ) -> list[tuple[int, int]]:
     """Pairs (candidate, detection) that cost least together.
 
-    A pair is possible where the boxes overlap, or where the detection lies inside the gate of the object's motion and
-    looks like it; it costs what is missing of the overlap, its distance from the prediction, and its different looks.
+    A pair is possible where the boxes overlap, or where the detection lies inside the gate of the object's motion, is
+    about as large and looks like it; it costs what is missing of the overlap, its distance from the prediction, and its
+    different looks.
 
     Args:
         candidates: N live objects.
@@ -94,13 +98,14 @@ def associate(
     if not candidates or len(class_names) == 0:
         return []
     same = np.array([[c.class_name == name for name in class_names] for c in candidates])
-    overlap, distance2, difference = (
-        np.stack([getattr(c, name) for c in candidates]) for name in ("overlap", "distance2", "difference")
+    overlap, distance2, difference, size_ratio = (
+        np.stack([getattr(c, name) for c in candidates])
+        for name in ("overlap", "distance2", "difference", "size_ratio")
     )
     overlaps = overlap >= np.where(same, min_iou, max(min_iou, _OTHER_CLASS_IOU))
-    possible = overlaps | (same & (distance2 <= gate) & (difference <= LIKE))
+    led = same & (distance2 <= gate) & (difference <= LIKE) & (size_ratio <= _SIZE_RATIO)
     cost = 1 - overlap + _MOTION_WEIGHT * np.minimum(distance2 / gate, 1) + np.where(same, 0, _OTHER_CLASS_PENALTY)
-    return assign(np.where(possible, cost + APPEARANCE_WEIGHT * difference, FORBIDDEN))
+    return assign(np.where(overlaps | led, cost + APPEARANCE_WEIGHT * difference, FORBIDDEN))
 
 
 def assign(cost: Float64Array) -> list[tuple[int, int]]:

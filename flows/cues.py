@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flows.appearance import describe, difference
-from flows.associate import LIKE, Candidate, coverage, iou, iou_matrix
+from flows.appearance import LIKE, describe, difference
+from flows.associate import Candidate, coverage, iou, iou_matrix
 from flows.optical import Flow
 from flows.schema import BoolArray, Float64Array, FloatArray, Frame, ImageArray
 from flows.target import Target
@@ -159,7 +159,10 @@ def candidate(
 ) -> Candidate:
     """An object as the assignment sees it, given its overlap with D detections (D,), their boxes and looks."""
     distance2 = np.array([target.kalman.distance2(box, sigma) for box in boxes_xyxy])
-    return Candidate(target.class_name, overlap, distance2, difference(target.looks.latest[None], looks)[0])
+    own, others = (np.maximum((b[:, 2:] - b[:, :2]).max(axis=1), 1) for b in (target.box_xyxy[None], boxes_xyxy))
+    size_ratio = np.maximum(own / others, others / own).astype(np.float64)
+    unlike = difference(target.looks.latest[None], looks)[0]
+    return Candidate(target.class_name, overlap, distance2, unlike, size_ratio)
 
 
 def _clear(boxes_xyxy: FloatArray) -> BoolArray:

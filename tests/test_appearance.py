@@ -43,3 +43,16 @@ def test_looks_remember_the_first_and_follow_the_latest():
     assert to_blue[1] < 0.05 < to_blue[0]
     assert Looks.from_list([0.5] * 256) is None
     assert Looks.from_list([]) is None
+
+
+def test_what_looks_otherwise_for_a_moment_is_not_learned():
+    """Another object on its place at one keyframe, or half of itself, must not be what it is looked for by."""
+    red, blue = describe(_dressed(RED, RED), BOX), describe(_dressed(BLUE, BLUE), BOX)
+    looks = Looks(red[0])
+    for seen in (blue, blue, red, blue, blue, red):
+        looks.take(seen[0])
+    assert difference(looks.latest[None], red)[0, 0] == pytest.approx(0, abs=1e-5)
+    looks.take(blue[0])
+    looks.take(blue[0])
+    looks.take(blue[0])
+    assert difference(looks.latest[None], red)[0, 0] > 0.05

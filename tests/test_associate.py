@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 from flows.associate import Candidate, associate, coverage, iou_matrix
 
 
-def _make_candidate(boxes, x=0.0, class_name="person", distance2=None, difference=None):
+def _make_candidate(boxes, x=0.0, class_name="person", distance2=None, difference=None, ratio=1.0):
     overlap = iou_matrix(np.array([[x, 0, x + 10, 20]]), np.array(boxes))[0]
     n = len(overlap)
-    return Candidate(class_name, overlap, np.array(distance2 or [99.0] * n), np.array(difference or [0.0] * n))
+    distance2, difference = np.array(distance2 or [99.0] * n), np.array(difference or [0.0] * n)
+    return Candidate(class_name, overlap, distance2, difference, np.full(n, ratio))
 
 
 def _associate(candidates, names, **overrides):
@@ -39,6 +40,12 @@ def test_what_looks_different_is_not_taken_for_motion_alone():
     near = {"distance2": (1.0,)}
     assert _associate([_make_candidate([[30, 0, 40, 20]], difference=(0.05,), **near)], 1) == [(0, 0)]
     assert _associate([_make_candidate([[30, 0, 40, 20]], difference=(0.3,), **near)], 1) == []
+
+
+def test_what_is_half_as_large_is_not_taken_for_motion_alone():
+    near = {"distance2": (1.0,), "ratio": 2.0}
+    assert _associate([_make_candidate([[30, 0, 40, 20]], **near)], 1) == []
+    assert _associate([_make_candidate([[0, 0, 10, 20]], **near)], 1) == [(0, 0)]
 
 
 def test_another_class_needs_more_overlap_and_yields_to_its_own():
