@@ -52,10 +52,10 @@ class DetectSettings(_Step):
 
     detector: str = "nano"
     """Name (see `sightflow models list`) or path of a YOLO model in any format ultralytics loads."""
-    detect_every: int = Field(15, ge=1)
-    """Run the detector on every n-th frame (a keyframe)."""
-    detect_every_seconds: float | None = Field(None, gt=0)
-    """The same in seconds of video; wins over `detect_every` where set."""
+    detect_every_seconds: float = Field(0.5, gt=0)
+    """Run the detector on one frame (a keyframe) in this time, in seconds of video."""
+    detect_every: int | None = Field(None, ge=1)
+    """The same in frames; wins over `detect_every_seconds` where set."""
     classes: tuple[str, ...] = ()
     """Class names to keep; empty keeps all the detector knows."""
     min_conf: float = Field(0.1, gt=0, lt=1)

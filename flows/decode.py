@@ -59,9 +59,7 @@ def plan_chunks(video: Video, plan: PlanSettings, settings_hash: str) -> list[Ch
 
 def keyframe_interval(settings: DetectSettings, fps: float) -> int:
     """Frames from keyframe to keyframe."""
-    if settings.detect_every_seconds is not None:
-        return max(1, round(settings.detect_every_seconds * fps))
-    return settings.detect_every
+    return settings.detect_every or max(1, round(settings.detect_every_seconds * fps))
 
 
 class Keyframes:
