@@ -26,6 +26,9 @@ _CUT, _CUT_OF_BOX = 0.003, 0.05
 # How much of the way to where the refiner sees it a side is moved on one frame at most, for what the refiner says
 # wrongly of one frame it says of the next as well; and one that was cut, for its end comes into view at once.
 _MOST, _MOST_CUT = 0.15, 0.5
+# Masks end with the box they were shown, but for this share of its side on each, and this much more with every frame it
+# was carried since: what lies beyond has leaked onto something else.
+_REACH, _REACH_A_FRAME = 0.05, 0.02
 _STILL = np.zeros(2)
 
 
@@ -37,6 +40,7 @@ class CarriedBox:
         xyxy: (4,) pixels.
         step_px: (2,) its mean step from frame to frame, the picture's own apart; None until it was carried once.
         astray: For how many frames in a row flow has not been followed.
+        carried: For how many frames of video it was carried since it was shown.
         refined: Whether a refiner has seen the object here.
         cut: (4,) sides that the frame has cut ever since the object was shown, on all of whose frames it was refined:
             more of it may come into view there.
@@ -45,12 +49,13 @@ class CarriedBox:
     xyxy: FloatArray
     step_px: Float64Array | None = None
     astray: int = 0
+    carried: int = 0
     refined: bool = False
     cut: BoolArray | None = None
 
     def show(self, box_xyxy: FloatArray) -> None:
         """It is known to be here, (4,) pixels."""
-        self.xyxy, self.refined, self.cut = box_xyxy, False, None
+        self.xyxy, self.carried, self.refined, self.cut = box_xyxy, 0, False, None
         if self.astray:
             self.step_px, self.astray = None, 0
 
@@ -69,6 +74,7 @@ class CarriedBox:
             shift_px: (2,) how far the picture as a whole moved meanwhile.
             frames: How many frames of video lie between.
         """
+        self.carried += frames
         before, limits = self.xyxy, np.array([0, 0, *size_px], dtype=np.float32)
         box_px = np.maximum(before[2:] - before[:2], 1)
         followed = bool(np.isfinite(flown_xyxy).all())
@@ -98,6 +104,11 @@ class CarriedBox:
         """(4,) how much of the way each side may be moved to where a refiner sees it, on this frame."""
         cut = np.zeros(4, dtype=bool) if self.cut is None else self.cut
         return np.where(cut, _MOST_CUT, _MOST).astype(np.float32)
+
+    def reach(self, box_xyxy: FloatArray) -> FloatArray:
+        """What a mask of the object can cover if its box is here, both (4,) pixels."""
+        add = (_REACH + _REACH_A_FRAME * self.carried) * (box_xyxy[2:] - box_xyxy[:2])
+        return np.concatenate([box_xyxy[:2] - add, box_xyxy[2:] + add]).astype(np.float32)
 
 
 def _centre(box_xyxy: FloatArray) -> Float64Array:

@@ -366,6 +366,7 @@ class VideoSegmenter:
         )
         for row, memory, one in zip(rows, there, found, strict=True):
             mask = self._accepted(one.mask)
+            mask = mask and mask.within(memory.box.reach(one.box_xyxy))
             scores[row] += _SURE_WEIGHT * ((mask.sureness if mask else 0.0) - _UNSURE)
             masks[row] = mask if scores[row] > 0 else None
             if masks[row] is None:

@@ -146,3 +146,14 @@ def test_frames_that_were_left_out_are_no_leap():
     np.testing.assert_array_equal(carried.xyxy, box(128))
     carried.carry(NOWHERE, SIZE, frames=2)
     np.testing.assert_allclose(carried.xyxy, box(136), atol=1e-3)
+
+
+def test_masks_may_end_further_from_a_box_the_longer_ago_it_was_shown():
+    carried = CarriedBox(box(100))
+    shown = carried.reach(carried.xyxy)
+    np.testing.assert_allclose(shown, [98.5, 97, 131.5, 163])
+    carried.carry(box(104), SIZE)
+    carried.carry(box(116), SIZE, frames=3)
+    np.testing.assert_allclose(carried.reach(carried.xyxy), [116 - 3.9, 100 - 7.8, 146 + 3.9, 160 + 7.8], rtol=1e-6)
+    carried.show(box(100))
+    np.testing.assert_array_equal(carried.reach(carried.xyxy), shown)

@@ -118,6 +118,24 @@ def test_a_refined_mask_over_the_whole_frame_is_no_objects(monkeypatch):
     assert segmenter.counters["rejected_masks"] == 1
 
 
+def test_what_leaks_out_of_the_box_is_not_the_objects(monkeypatch):
+    clip = render_scene(1, duration_s=0.1)
+    height, width = clip.frame(0).shape[:2]
+    shown = np.array([60, 40, 100, 120], dtype=np.float32)
+    ys, xs = np.array([30.0, 140.0]), np.array([50.0, 100.0])
+    _say(monkeypatch, SoftMask(np.full((2, 2), 9, np.float32), ys, xs))
+    segmenter = VideoSegmenter(load(WEIGHTS_PATH, 128), SegmentSettings(), height, width)
+    segmenter.push(clip.frame(0))
+
+    prompted = segmenter.prompt({0: shown})[0].mask
+    later = segmenter.push(clip.frame(0))[0].mask
+
+    assert prompted is not None
+    assert later is not None
+    np.testing.assert_allclose(prompted.box_xyxy, [58, 36, 101, 124], atol=1)
+    assert (later.box_xyxy - prompted.box_xyxy)[[0, 1, 3]] == pytest.approx([-0.8, -1.6, 1.6], abs=1)
+
+
 def test_a_refiner_that_corrects_nothing_leaves_masks_as_they_are():
     torch.manual_seed(0)
     refiner = MaskRefiner().eval()
