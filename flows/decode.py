@@ -59,7 +59,10 @@ def plan_chunks(video: Video, plan: PlanSettings, settings_hash: str) -> list[Ch
 
 def keyframe_interval(settings: DetectSettings, fps: float) -> int:
     """Frames from keyframe to keyframe."""
-    return settings.detect_every or max(1, round(settings.detect_every_seconds * fps))
+    if settings.detect_every is not None:
+        return settings.detect_every
+    assert settings.detect_every_seconds is not None, "settings have one of both"
+    return max(1, round(settings.detect_every_seconds * fps))
 
 
 class Keyframes:

@@ -1,6 +1,7 @@
 import pytest
 
 from flows.config import Settings
+from flows.decode import keyframe_interval
 from flows.errors import ConfigError
 
 
@@ -15,8 +16,36 @@ def test_flags_win_over_environment_over_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("text", "environment", "flag", "frames"),
+    [
+        ("", {}, None, 15),
+        ("detect: {detect_every_seconds: 2}", {}, None, 60),
+        ("detect: {detect_every: 7}", {}, None, 7),
+        ("detect: {detect_every: 7, detect_every_seconds: 2}", {}, None, 7),
+        ("detect: {detect_every: 7, detect_every_seconds: null}", {}, None, 7),
+        ("detect: {detect_every_seconds: 2}", {}, 3, 3),
+        ("detect: {detect_every: 7}", {"DETECT_EVERY_SECONDS": "1"}, None, 30),
+        ("detect: {detect_every_seconds: 2}", {"DETECT_EVERY": "5"}, None, 5),
+        ("", {"DETECT_EVERY": "5"}, 3, 3),
+    ],
+)
+def test_the_interval_of_keyframes_that_is_given_last_counts(tmp_path, monkeypatch, text, environment, flag, frames):
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    for name, value in environment.items():
+        monkeypatch.setenv(f"SIGHTFLOW_DETECT__{name}", value)
+    assert keyframe_interval(Settings.load(file, {"detect": {"detect_every": flag}}).detect, fps=30) == frames
+
+
+@pytest.mark.parametrize(("fps", "frames"), [(0.1, 1), (1, 1), (7, 4), (15, 8), (25, 12), (60, 30)])
+def test_keyframes_are_half_a_second_apart_at_any_frame_rate(fps, frames):
+    assert keyframe_interval(Settings().detect, fps) == frames
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("detect: {detect_every_seconds: null}", "one of detect_every_seconds and detect_every must be set"),
         ("detect: {detect_evry: 3}", "detect.detect_evry"),
         ("detect: {detect_every: 0}", "detect.detect_every"),
         ("plan: {chunk_seconds: 1}", "overlap_seconds"),

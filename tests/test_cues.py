@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from flows.appearance import describe
-from flows.cues import Cues
+from flows.cues import Cues, candidate
 from flows.schema import NS, Frame
 from flows.target import Target
 
@@ -123,3 +123,14 @@ def test_what_the_edge_of_the_frame_cut_is_known_by_what_has_come_into_view(mirr
     before, after = ([_mirror(box) if mirrored else box] for box in ends)
     _, evidence, _ = _cues(frames, before, after)
     assert evidence.overlap[0, 0] > 0.85
+
+
+@pytest.mark.parametrize(("width", "ratio"), [(40, 1), (20, 1), (160, 2), (10, 2), (0, 80)])
+def test_a_candidate_says_how_much_larger_or_smaller_detections_are(width, ratio):
+    frame = _frames()[0]
+    looks = describe(frame.image_rgb, BOX[None])
+    target = Target(0, frame, BOX, 0.9, "person", 0.06, looks[0])
+    height = {10: 40, 0: 0}.get(width, 80)
+    box = np.array([[60, 40, 60 + width, 40 + height]], dtype=np.float32)
+    assert candidate(target, np.zeros(1), box, looks, 0.06).size_ratio == pytest.approx([ratio])
+    assert candidate(target, np.zeros(0), box[:0], looks[:0], 0.06).size_ratio.shape == (0,)

@@ -13,8 +13,6 @@ from flows.schema import OBSERVATIONS, TIMESTAMP
 from flows.store import Zone
 
 START_US = round(datetime(2026, 3, 1, 8, tzinfo=UTC).timestamp() * 1e6)
-SIGMA_M = 0.1
-"""Of all positions."""
 SQUARE = Zone("yard", "zone", ((0, 0), (10, 0), (10, 10), (0, 10)))
 
 
@@ -39,7 +37,7 @@ def make_observations(paths: dict[str, list[tuple[float, float, float]]], **colu
         "y2_px": y,
         "x_m": x,
         "y_m": y,
-        "sigma_m": np.full(n, SIGMA_M),
+        "sigma_m": np.full(n, 0.1),
         **columns,
     }
     types = {field.name: field.type for field in OBSERVATIONS} | {"track_id": pa.string()}

@@ -72,7 +72,9 @@ def compute_events(
             tables.append(_table(scene, view, crossings(view.paths, zone, settings.clear_sigmas)))
             continue
         debounce_us = round(settings.debounce_seconds * US)
-        visited.append(_table(scene, view, visits(view.paths, zone, debounce_us, settings.clear_sigmas)))
+        least_us = round(settings.min_visit_seconds * US)
+        stays_in = visits(view.paths, zone, debounce_us, settings.clear_sigmas, least_us)
+        visited.append(_table(scene, view, stays_in))
         waiting = waits(view.paths, scene.stands[view.paths.row], zone, round(settings.idle_seconds * US))
         tables.append(_table(scene, view, waiting))
     if visited:

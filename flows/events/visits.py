@@ -1,8 +1,8 @@
 """Paths + a zone -> visits: stays in it, with dwell.
 
 A visit begins and ends where the path crosses the zone's edge, interpolated between observations. Absences shorter than
-the debounce time do not end it. Stays shorter than it are none, unless the object was seen in the zone clear of its
-edge, by a multiple of its own ground point's standard deviation: a car drives through one in a moment.
+the debounce time do not end it. Stays shorter than it are none, unless the path leads over the edge and in the zone
+comes clear of it, by a multiple of the ground point's own standard deviation: a car drives through one in a moment.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from flows.schema import BoolArray
 from flows.store.base import Zone
 
 
-def visits(paths: Paths, zone: Zone, debounce_us: int, clear_sigmas: float) -> Found:
-    """The visits of one zone."""
+def visits(paths: Paths, zone: Zone, debounce_us: int, clear_sigmas: float, least_us: int = 0) -> Found:
+    """The visits of one zone, but those shorter than `least_us`."""
     polygon = shapely.polygons(outline(zone))
     shapely.prepare(polygon)
     inside = around(paths, outline(zone), 0.0)
@@ -34,7 +34,15 @@ def visits(paths: Paths, zone: Zone, debounce_us: int, clear_sigmas: float) -> F
     last = np.concatenate([first[1:], [len(begins)]])[: len(first)] - 1
     duration_us = exit_us[last] - enter_us[first]
     counts = duration_us >= debounce_us
-    counts[~counts] = _was_clear(paths, polygon, inside, begins[first[~counts]], ends[last[~counts]], clear_sigmas)
+    # Every observation inside is of the stay that began last.
+    stay = np.searchsorted(begins[first], inside, side="right") - 1
+    short, at = stay[~counts[stay]], inside[~counts[stay]]
+    edge = shapely.boundary(polygon)
+    clear = shapely.distance(edge, shapely.points(paths.xy(at))) > clear_sigmas * paths.sigma[at]
+    # A piece of a track that begins and ends inside leads nowhere.
+    comes, goes = _has_neighbour(paths, begins[first], -1), _has_neighbour(paths, ends[last], 1)
+    counts[short[clear & (comes | goes)[short]]] = True
+    counts &= duration_us >= least_us
     first, last, duration_us = first[counts], last[counts], duration_us[counts]
     return Found(
         "visit",
@@ -47,15 +55,11 @@ def visits(paths: Paths, zone: Zone, debounce_us: int, clear_sigmas: float) -> F
     )
 
 
-def _was_clear(paths: Paths, polygon: Any, inside: Ints, begins: Ints, ends: Ints, clear_sigmas: float) -> BoolArray:
-    """Whether any of the observations `inside`, from each begin to its end, is clear of the polygon's edge."""
-    low, high = np.searchsorted(inside, begins), np.searchsorted(inside, ends, side="right")
-    edge = shapely.boundary(polygon)
-    shapely.prepare(edge)
-    of_stay = np.repeat(np.arange(len(begins)), high - low)
-    at = inside[np.arange(len(of_stay)) + np.repeat(low - np.append(0, np.cumsum(high - low)[:-1]), high - low)]
-    clear = shapely.distance(edge, shapely.points(paths.xy(at))) > clear_sigmas * paths.sigma[at]
-    return np.bincount(of_stay, weights=clear, minlength=len(begins)) > 0
+def _has_neighbour(paths: Paths, at: Ints, step: int) -> BoolArray:
+    """Whether the track goes on (1) or was there before (-1), one observation further."""
+    beside = np.clip(at + step, 0, max(len(paths.row) - 1, 0))
+    found: BoolArray = (beside != at) & (paths.track[beside] == paths.track[at])
+    return found
 
 
 def _edge_time(paths: Paths, polygon: Any, at: Ints, step: int) -> Ints:

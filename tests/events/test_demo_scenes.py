@@ -16,9 +16,11 @@ from flows.events import compute_events
 from flows.events.work import MASK_COLUMNS, mask_changes
 from flows.mask import Mask
 from flows.store import Zone
-from tests.walks import SIGMA_M, START_US, make_observations
+from tests.walks import START_US, make_observations
 
 SETTINGS = EventSettings()
+SIGMA_M = 0.001
+"""Of true positions, of which nothing is wrong: an object is clear of an edge as soon as it is over it."""
 FINE = 20
 """Steps between frames in the truth, whose visits are whole steps."""
 
@@ -35,7 +37,10 @@ def _make_scene_observations(scene: Scene) -> tuple[pa.Table, dict[str, tuple[in
         name: [(i / scene.fps, *scene.actors[int(name) - 1].path.xy_m[i]) for i in range(first, last + 1)]
         for name, (first, last) in spans.items()
     }
-    return make_observations(paths), spans
+    observations = make_observations(paths)
+    column = observations.schema.get_field_index("sigma_m")
+    sigma_m = pa.array(np.full(observations.num_rows, SIGMA_M)).cast(observations.schema.field(column).type)
+    return observations.set_column(column, "sigma_m", sigma_m), spans
 
 
 def _true_visits(scene: Scene, spans: dict[str, tuple[int, int]]) -> list[tuple[str, str, float, float]]:
@@ -54,9 +59,11 @@ def _true_visits(scene: Scene, spans: dict[str, tuple[int, int]]) -> list[tuple[
                     stays.append([enter, leave])
             edge = shapely.boundary(shapely.polygons(polygon_m))
             clear = shapely.distance(edge, shapely.points(xy_m)) > SETTINGS.clear_sigmas * SIGMA_M
+            clear &= np.arange(len(frames)) % FINE == 0  # seen on frames alone
             for enter, leave in stays:
                 within = clear[(frames >= enter * scene.fps) & (frames <= leave * scene.fps)]
-                if leave - enter >= SETTINGS.debounce_seconds or within.any():
+                passes = enter * scene.fps > first or leave * scene.fps < last
+                if leave - enter >= SETTINGS.debounce_seconds or (within.any() and passes):
                     found.append((zone, name, enter, leave))
     return sorted(found)
 

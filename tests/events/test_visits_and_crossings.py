@@ -45,6 +45,17 @@ def test_who_drives_through_in_a_moment_was_there():
     assert events["track_id"].to_pylist() == ["through"]
     assert events["duration_s"].to_pylist() == pytest.approx([0.25])
     assert events_of(make_observations({"through": through}), [SQUARE], clear_sigmas=1000).num_rows == 0
+    assert events_of(make_observations({"through": through}), [SQUARE], min_visit_seconds=0.5).num_rows == 0
+
+
+def test_a_piece_of_a_track_that_neither_comes_nor_goes_is_no_visit():
+    """As identity switches leave them; one that comes or goes was there."""
+    inside = [(0.0, 5.0, 5.0), (0.04, 5.5, 5.0)]
+    comes = [(0.0, -1.0, 5.0), (0.04, 5.0, 5.0)]
+    goes = [(0.0, 5.0, 5.0), (0.04, 11.0, 5.0)]
+    assert events_of(make_observations({"inside": inside, "alone": inside[:1]}), [SQUARE]).num_rows == 0
+    events = events_of(make_observations({"comes": comes, "goes": goes}), [SQUARE])
+    assert sorted(events["track_id"].to_pylist()) == ["comes", "goes"]
 
 
 def test_coming_back_later_is_a_second_visit():
