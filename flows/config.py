@@ -141,7 +141,7 @@ class StitchSettings(_Step):
     """Smallest mean IoU over the shared frames that joins two tracklets."""
     max_gap_seconds: float = Field(5.0, ge=0)
     """Longest gap between two tracklets that motion may bridge."""
-    gate_probability: float = Field(0.99, gt=0.5, lt=1)
+    gate_probability: float = Field(0.999, gt=0.5, lt=1)
     """Mass of the motion prediction inside which a tracklet's start must lie."""
 
 

@@ -143,7 +143,7 @@ def test_motion_does_not_join_what_is_elsewhere_or_of_another_size():
 
 def test_who_stops_while_hidden_begins_anywhere_along_the_way():
     before = _make_tracklet("a1", "a", 0, 4, 0, speed_px_s=100)
-    stopped, beyond = (_make_tracklet("a2", "a", 6, 8, x, speed_px_s=0) for x in (400, 750))
+    stopped, beyond = (_make_tracklet("a2", "a", 6, 8, x, speed_px_s=0) for x in (400, 850))
     groups, rows = _tracks([before, stopped])
     assert groups == [["a1", "a2"]]
     assert rows["a2"]["score"] == _tracks([before, _make_tracklet("a2", "a", 6, 8, 500, 0)])[1]["a2"]["score"]
