@@ -52,7 +52,7 @@ def test_events_are_recomputed(url):
 
 
 def test_settings_decide_what_is_a_visit(url, tmp_path):
-    (tmp_path / "long.yaml").write_text("events: {debounce_seconds: 600}")
+    (tmp_path / "long.yaml").write_text("events: {min_visit_seconds: 600}")
     _sightflow("events", "recompute", "gate", "--config", tmp_path / "long.yaml", "--store", url)
     with open_store(url) as store:
         assert store.query("select count(*) as n from events where kind = 'visit'")["n"].to_pylist() == [0]

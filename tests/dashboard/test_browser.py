@@ -2,6 +2,7 @@
 
 import importlib.resources
 import json
+import re
 from pathlib import Path
 
 import psycopg
@@ -161,7 +162,8 @@ def test_a_store_with_nothing_to_show_is_explained(store_url, state):
         assert command in seen.page.locator("[data-testid=stCode]").inner_text()
         said = seen.page.locator("[data-testid=stAlert]").inner_text()
         assert "s3cret" not in said
-        assert ("99" in said) == (state == "newer")
+        # As a word: the name of a test database may hold these digits, too.
+        assert bool(re.search(r"\b99\b", said)) == (state == "newer")
         assert not seen.page.locator("[data-testid=stException]").count()
         assert seen.fits()
         assert not _serious(seen)
