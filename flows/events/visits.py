@@ -13,7 +13,6 @@ import numpy as np
 import shapely
 
 from flows.events.paths import Found, Ints, Paths, around, between, outline
-from flows.schema import BoolArray
 from flows.store.base import Zone
 
 
@@ -40,8 +39,8 @@ def visits(paths: Paths, zone: Zone, debounce_us: int, clear_sigmas: float, leas
     edge = shapely.boundary(polygon)
     clear = shapely.distance(edge, shapely.points(paths.xy(at))) > clear_sigmas * paths.sigma[at]
     # A piece of a track that begins and ends inside leads nowhere.
-    comes, goes = _has_neighbour(paths, begins[first], -1), _has_neighbour(paths, ends[last], 1)
-    counts[short[clear & (comes | goes)[short]]] = True
+    leads = (_beside(paths, begins[first], -1) != begins[first]) | (_beside(paths, ends[last], 1) != ends[last])
+    counts[short[clear & leads[short]]] = True
     counts &= duration_us >= least_us
     first, last, duration_us = first[counts], last[counts], duration_us[counts]
     return Found(
@@ -55,21 +54,19 @@ def visits(paths: Paths, zone: Zone, debounce_us: int, clear_sigmas: float, leas
     )
 
 
-def _has_neighbour(paths: Paths, at: Ints, step: int) -> BoolArray:
-    """Whether the track goes on (1) or was there before (-1), one observation further."""
-    beside = np.clip(at + step, 0, max(len(paths.row) - 1, 0))
-    found: BoolArray = (beside != at) & (paths.track[beside] == paths.track[at])
-    return found
-
-
 def _edge_time(paths: Paths, polygon: Any, at: Ints, step: int) -> Ints:
     """When the path between the observation `at`, inside, and its neighbour outside crosses the polygon's edge.
 
     Where a track begins or ends inside there is no such neighbour: the observation's own time.
     """
-    beside = np.clip(at + step, 0, max(len(paths.row) - 1, 0))
-    beside = np.where(paths.track[beside] == paths.track[at], beside, at)
+    beside = _beside(paths, at, step)
     way = shapely.linestrings(np.stack([paths.xy(at), paths.xy(beside)], axis=1))
     length = shapely.length(way)
     share = shapely.length(shapely.intersection(way, polygon)) / np.where(length > 0, length, 1)
     return between(paths, at, beside, share)
+
+
+def _beside(paths: Paths, at: Ints, step: int) -> Ints:
+    """The observations before (-1) or after (1) these on their tracks; themselves where there is none."""
+    beside = np.clip(at + step, 0, max(len(paths.row) - 1, 0))
+    return np.where(paths.track[beside] == paths.track[at], beside, at)
