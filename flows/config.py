@@ -32,9 +32,9 @@ class _Step(BaseModel):
 class PlanSettings(_Step):
     """How videos are cut into chunks."""
 
-    chunk_seconds: float = Field(300.0, gt=0)
+    chunk_seconds: float = Field(300.0, ge=0.1, le=86_400)
     """Length of a chunk, in seconds of video; the unit of parallel work and of what a crash can cost."""
-    overlap_seconds: float = Field(1.0, ge=0)
+    overlap_seconds: float = Field(1.0, ge=0, le=3600)
     """Video shared by neighbouring chunks, in seconds, half of it on either side of the border: identities are stitched
     over it, and objects are known by the time a chunk begins to report them."""
 
@@ -53,7 +53,7 @@ class DetectSettings(_Step):
 
     detector: str = "nano"
     """Name (see `sightflow models list`) or path of a YOLO model in any format ultralytics loads."""
-    detect_every_seconds: float | None = Field(0.5, gt=0)
+    detect_every_seconds: float | None = Field(0.5, ge=0.001, le=3600)
     """Run the detector on one frame (a keyframe) in this time, in seconds of video. The frames between are held in
     memory for new objects to be followed back."""
     detect_every: int | None = Field(None, ge=1)
@@ -122,9 +122,9 @@ class TrackSettings(_Step):
     """A mask that grows or shrinks by more than this factor between two frames has drifted."""
     min_object_score: float = 0.0
     """SAM 2's object score (a logit) at or below which the object is taken as not visible."""
-    max_bridge_seconds: float = Field(3.0, ge=0)
+    max_bridge_seconds: float = Field(3.0, ge=0, le=86_400)
     """How long the Kalman filter carries an object that is not seen."""
-    max_missed_seconds: float = Field(2.0, ge=0)
+    max_missed_seconds: float = Field(2.0, ge=0, le=86_400)
     """An object the detector has missed for so long, on two keyframes at least, though its mask is visible, ends."""
     min_hits: int = Field(2, ge=1)
     """Keyframes that must show an object born below `prompt_conf` before it is reported."""
@@ -139,7 +139,7 @@ class StitchSettings(_Step):
 
     min_overlap_iou: float = Field(0.3, gt=0, lt=1)
     """Smallest mean IoU over the shared frames that joins two tracklets."""
-    max_gap_seconds: float = Field(5.0, ge=0)
+    max_gap_seconds: float = Field(5.0, ge=0, le=86_400)
     """Longest gap between two tracklets that motion may bridge."""
     gate_probability: float = Field(0.999, gt=0.5, lt=1)
     """Mass of the motion prediction inside which a tracklet's start must lie."""
@@ -150,7 +150,7 @@ class StoreSettings(_Step):
 
     url: str = "./sightflow-data"
     """A folder (Parquet) or `postgresql://...` (PostGIS)."""
-    observe_hz: float | None = Field(None, gt=0)
+    observe_hz: float | None = Field(None, ge=0.0001, le=1000)
     """Store at most this many observations per second and object (first, last and state changes always)."""
     masks: Literal["none", "polygon", "rle"] = "rle"
     """What observations carry of their masks: nothing, outlines to within a pixel, or every pixel as run lengths."""
@@ -236,9 +236,9 @@ class RunSettings(_Step):
     """Labels of the nodes tracking runs on; default: any."""
     torch_threads: int | None = Field(None, ge=1)
     """CPU threads of each actor; default: cores divided by actors."""
-    lease_seconds: float = Field(60.0, gt=0)
+    lease_seconds: float = Field(60.0, gt=0, le=86_400)
     """How long the chunks a run began stay its own after it was killed; then other runs take them."""
-    watch_seconds: float = Field(10.0, gt=0)
+    watch_seconds: float = Field(10.0, gt=0, le=86_400)
     """How often `--watch` looks for new videos; a file must have been left alone for as long."""
 
 

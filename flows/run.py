@@ -25,6 +25,7 @@ from flows.console import (
     warn_of_password,
 )
 from flows.errors import UsageError
+from flows.schema import as_text
 from flows.store import open_store
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ def run(
     segmenter: Annotated[str | None, typer.Option(help="SAM 2 model: a name or a path.")] = None,
     segmenter_size: Annotated[int | None, typer.Option(help="Input size of the segmenter in pixels.")] = None,
     classes: Annotated[str | None, typer.Option(help="Classes to track, with commas between; default: all.")] = None,
-    detect_every: Annotated[int | None, typer.Option(help="Run the detector on every n-th frame.")] = None,
+    detect_every_seconds: Annotated[
+        float | None, typer.Option(help="Run the detector once in so many seconds of video; default: 0.5.")
+    ] = None,
+    detect_every: Annotated[int | None, typer.Option(help="The same in frames: on every n-th frame.")] = None,
     chunk_seconds: Annotated[float | None, typer.Option(help="Length of a chunk in seconds of video.")] = None,
     masks: Annotated[str | None, typer.Option(help="What is stored of masks: none, polygon or rle.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; see docs/settings.md.")] = None,
@@ -67,6 +71,7 @@ def run(
             "store": {"url": store, "masks": masks},
             "detect": {
                 "detector": detector,
+                "detect_every_seconds": detect_every_seconds,
                 "detect_every": detect_every,
                 "classes": tuple(c.strip() for c in classes.split(",")) if classes else None,
             },
@@ -117,7 +122,7 @@ def run_flow(
             uris,
             settings,
             opened,
-            source_id=source,
+            source_id=None if source is None else as_text(source),
             start_time=utc(start_time),
             command=command_line(settings.store.url, opened.url),
             retry_failed=retry_failed,

@@ -164,12 +164,21 @@ def test_model_with_a_wrong_checksum(tmp_path):
     [
         (["--detect-every", "0"], "detect.detect_every"),
         (["--chunk-seconds", "1"], "overlap_seconds (1) must be at most half of chunk_seconds (1)"),
+        (["--chunk-seconds", "1e300"], "plan.chunk_seconds"),
         (["--config", "missing.yaml"], "missing.yaml"),
     ],
 )
 def test_settings_that_cannot_be_meant(tmp_path, arguments, said):
     _write_video(tmp_path / "film.mp4")
     _assert_error(_sightflow("run", "film.mp4", *arguments, cwd=tmp_path), 2, said)
+
+
+def test_source_in_another_encoding(tmp_path):
+    (tmp_path / "film.mp4").write_bytes(b"no video")
+    source = os.fsdecode(b"caf\xe9")
+    _assert_error(_sightflow("run", "film.mp4", "--source", source, cwd=tmp_path), 1, "film.mp4")
+    with open_store(str(tmp_path / "sightflow-data")) as store:
+        assert store.ledger()["source_id"].to_pylist() == ["caf\\xe9"]
 
 
 def test_unreachable_database_is_named_without_its_password(tmp_path):
