@@ -17,6 +17,7 @@ The flow itself:
   - `memory`: what SAM 2 remembers of each object, read by many in one batch
   - `lighter`: SAM 2's modules without work they repeat
   - `onednn`: their products on a CPU
+  - `outcome`: what a step of SAM 2 says -> segments: masks in the frame's pixels, or none
   - `carried`: boxes that flow carries from frame to frame, for segmenters that start from them
   - `refine`: coarse logits + pictures -> fine logits, close up
   - `soft_mask`: logits -> masks, measured as they are

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, pairwise
 from typing import Any
@@ -22,20 +22,16 @@ from flows.batches import Batches
 from flows.carried import CarriedBox
 from flows.config import SegmentSettings
 from flows.lighter import compile_steps
-from flows.mask import Mask
 from flows.memory import Entry, Features, Memory, Reads, Sight, StreamingPredictor, box_logits, box_points
 from flows.models import build_segmenter, resolve
 from flows.onednn import use_onednn
 from flows.optical import Grey, moved, shifted
+from flows.outcome import Outcome, Segment
 from flows.prepare import Preparer
-from flows.refine import MaskRefiner
 from flows.schema import FloatArray, ImageArray
-from flows.soft_mask import SoftMask, soft_mask
 
 # SAM 2 normalises pointer ages by min(frames, 16) - 1; in a stream the number of frames is unknown and large.
 _ENDLESS = 1 << 30
-# A mask over (nearly) the whole frame is what SAM 2 returns for an object it has lost, never an object.
-_WHOLE_FRAME = 0.9
 # SAM 2's width; the nano segmenter's is 64.
 _WIDE = 256
 # What a CPU's cache holds: ten objects in threes take a sixth less time than at once.
@@ -43,34 +39,8 @@ _WIDE_BATCH = 3
 # A frame of a narrow model is too little work to share, up to here: cores that split its every product mostly wait for
 # each other. One that encodes ahead beside one that carries five objects gives half as many frames again.
 _ALONE_SIZE_PX = 256
-# A refiner that sees an object is surer of its pixels than one that sees what hides it, by mean logits of 4 and of 1 on
-# unseen scenes. The score takes this in.
-_SURE_WEIGHT, _UNSURE = 2.0, 2.0
 # SAM 2 holds the logits a correction starts from to this range, "to avoid rare numerical issues".
 _LOGIT_RANGE = 32.0
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One object on one frame.
-
-    `mask` is None where the object is not visible: object score not positive, empty, all-true or not finite.
-    `object_score` is a logit; `pointer` SAM 2's object pointer, (C,) float32, its appearance.
-    """
-
-    object_score: float
-    mask: Mask | SoftMask | None
-    pointer: FloatArray
-
-    @property
-    def box_xyxy(self) -> FloatArray:
-        """Extent of the mask, (4,) float32 pixels; only visible objects have one."""
-        assert self.mask is not None
-        return self.mask.box_xyxy
-
-    def within(self, box_xyxy: FloatArray) -> Segment:
-        """The same with the part of its mask inside a box, (4,) pixels: the rest has leaked onto something else."""
-        return self if self.mask is None else replace(self, mask=self.mask.within(box_xyxy))
 
 
 @dataclass(frozen=True)
@@ -132,6 +102,7 @@ class VideoSegmenter:
         self._encoded: deque[_Seen] = deque(maxlen=1 + settings.max_back_frames)
         self._index = -1
         self.counters = {"segmented_frames": 0, "prompts": 0, "rejected_masks": 0, "back_frames": 0}
+        self._outcome = Outcome(model.refiner, height_px, width_px, self.counters)
 
     @property
     def object_ids(self) -> list[int]:
@@ -320,76 +291,18 @@ class VideoSegmenter:
 
     def _remember(
         self, memories: Sequence[Memory], out: dict[str, Any], seen: _Seen, *, prompted: bool, shown: bool
-    ) -> Iterator[Segment]:
-        pointers, logits, scores = out["obj_ptr"], out["pred_masks"], out["object_score_logits"]
+    ) -> list[Segment]:
+        """Keep what a step left of these objects, and read what it says."""
         from_points = out["point_inputs"] is not None
-        said = scores[:, 0].float().cpu().numpy().copy()  # revised below, while memory keeps what SAM 2 said
-        outlines, appearance = logits[:, 0].float().cpu().numpy(), pointers.float().cpu().numpy()
-        masks: list[SoftMask | None] = [
-            self._mask(one) if score > 0 else None
-            for one, score in zip(outlines[: len(memories)], said, strict=False)  # a batch may have been filled up
-        ]
-        if seen.image_rgb is not None and self._model.refiner is not None:
-            self._refine(self._model.refiner, seen.image_rgb, memories, outlines, masks, said, shown=shown)
         for row, memory in enumerate(memories):
             # Clones: a slice would keep the whole batch alive as long as one object remembers it.
             one = slice(row, row + 1)
-            memory.logits = logits[one].clone()
+            memory.logits = out["pred_masks"][one].clone()
             memory.recent.pop(seen.index, None)
             into = memory.conditioning if prompted else memory.recent
-            sight = Sight(seen.features, memory.logits, scores[one].clone(), from_points)
-            into[seen.index] = Entry(pointers[one].clone(), sight)
-            yield Segment(float(said[row]), masks[row], appearance[row])
-
-    def _refine(
-        self,
-        refiner: MaskRefiner,
-        image_rgb: ImageArray,
-        memories: Sequence[Memory],
-        logits: FloatArray,
-        masks: list[SoftMask | None],
-        scores: FloatArray,
-        *,
-        shown: bool,
-    ) -> None:
-        """Look at the objects that have masks close up: correct those, their boxes unless just shown, and scores.
-
-        A score takes in how sure the refiner is.
-        """
-        rows = [row for row, mask in enumerate(masks) if mask]
-        if not rows:
-            return
-        there = [memories[row] for row in rows]
-        boxes = [memory.box for memory in there]
-        found = refiner.close_up(
-            image_rgb, [b.xyxy for b in boxes], logits[rows], [m.look for m in there], [b.most for b in boxes]
-        )
-        for row, memory, one in zip(rows, there, found, strict=True):
-            mask = self._accepted(one.mask)
-            mask = mask and mask.within(memory.box.reach(one.box_xyxy))
-            scores[row] += _SURE_WEIGHT * ((mask.sureness if mask else 0.0) - _UNSURE)
-            masks[row] = mask if scores[row] > 0 else None
-            if masks[row] is None:
-                continue  # what was not found says neither what the object looks like nor where it is
-            memory.box.refined = True
-            if shown:
-                memory.look = one.look.clone()  # a slice would keep the whole batch alive
-            else:
-                memory.box.xyxy = one.box_xyxy
-
-    def _mask(self, logits: FloatArray) -> SoftMask | None:
-        """The mask of an object, None where the logits are no object's."""
-        if not np.isfinite(logits).all():
-            self.counters["rejected_masks"] += 1
-            return None
-        return self._accepted(soft_mask(logits, self._height_px, self._width_px))
-
-    def _accepted(self, mask: SoftMask | None) -> SoftMask | None:
-        """The mask, if it can be an object's."""
-        if mask and mask.area_px > _WHOLE_FRAME * self._height_px * self._width_px:
-            self.counters["rejected_masks"] += 1
-            return None
-        return mask
+            sight = Sight(seen.features, memory.logits, out["object_score_logits"][one].clone(), from_points)
+            into[seen.index] = Entry(out["obj_ptr"][one].clone(), sight)
+        return self._outcome.segments(memories, out, seen.image_rgb, shown=shown)
 
 
 def _carry_boxes(before: _Seen, after: _Seen, frames: int, memories: Mapping[int, Memory]) -> None:

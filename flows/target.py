@@ -15,8 +15,8 @@ from flows.camera_motion import STILL, Affine, inverse, warp_box
 from flows.config import Settings, TrackSettings
 from flows.kalman import BoxKalman, smooth
 from flows.mask import Mask, drawn_to_mask
+from flows.outcome import Segment
 from flows.schema import ENDS_NS, NS, Chunk, FloatArray, Frame, State, Video, make_id
-from flows.segment import Segment
 
 # A mask whose box overlaps the box estimated from both sides less than this is not that object's mask.
 _TRUSTED_MASK_IOU = 0.4

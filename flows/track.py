@@ -24,8 +24,9 @@ from flows.config import Settings
 from flows.cues import Cues, candidate
 from flows.entry import carry_back, mask_back
 from flows.kalman import gate_threshold
+from flows.outcome import Segment
 from flows.schema import OBSERVATIONS, TRACKLETS, Chunk, ChunkResult, FloatArray, Frame, State
-from flows.segment import Segment, VideoSegmenter
+from flows.segment import VideoSegmenter
 from flows.target import Target
 from flows.trust import DETECTION_SIGMA, MaskTrust, detection_sigma, within_prompt, within_reach
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from flows.associate import iou
 from flows.kalman import BoxKalman
+from flows.outcome import Segment
 from flows.schema import FloatArray
-from flows.segment import Segment
 
 # Deviation of a detection's edges, as a share of the box's size, at confidence 1 and what is added towards 0:
 # YOLO11n's edges are off by 6 to 8 % of the height on the people of PETS09 and TUD-Campus.

@@ -14,8 +14,8 @@ import supervision as sv
 from flows.associate import iou_matrix
 from flows.config import Settings
 from flows.mask import Mask
+from flows.outcome import Segment
 from flows.schema import NS, Chunk, Frame, State, Video
-from flows.segment import Segment
 from flows.track import ChunkTracker
 
 HEIGHT_PX, WIDTH_PX, FPS = 240, 320, 10

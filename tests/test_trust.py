@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flows.mask import Mask
-from flows.segment import Segment
+from flows.outcome import Segment
 from flows.trust import MaskTrust
 
 BOX = np.array([100, 100, 140, 200], dtype=np.float32)

@@ -23,8 +23,9 @@ from flows.config import SegmentSettings
 from flows.demo.scene import Scene
 from flows.models import PREDICTOR, ResolvedModel, build_segmenter, resolve
 from flows.onednn import use_onednn
+from flows.outcome import Segment
 from flows.schema import Frame
-from flows.segment import Segment, VideoSegmenter, load_segmenter
+from flows.segment import VideoSegmenter, load_segmenter
 from flows.threads import torch_threads
 from tests.benchmarks.record import record
 from tests.plain import OURS, Plain, make_frames
