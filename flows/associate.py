@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from flows.appearance import LIKE
+from flows.appearance import DISTANCE2_PER_DIFFERENCE, LIKE
 from flows.schema import Float64Array, FloatArray
 
 FORBIDDEN = 1e6
@@ -35,7 +35,8 @@ class Candidate:
 
     `overlap` (D,): IoU of each detection with where the object should be. `distance2` (D,): squared Mahalanobis
     distance of each from its prediction. `difference` (D,): of each one's looks from the object's, 0 to 1. `size_ratio`
-    (D,): of the larger to the smaller of the two, by their longer sides.
+    (D,): of the larger to the smaller of the two, by their longer sides. `spread`: standard deviation of where it
+    should be, in sizes of the object.
     """
 
     class_name: str
@@ -43,6 +44,7 @@ class Candidate:
     distance2: Float64Array
     difference: FloatArray
     size_ratio: Float64Array
+    spread: float
 
 
 def iou_matrix(a_xyxy: FloatArray, b_xyxy: FloatArray) -> Float64Array:
@@ -83,18 +85,21 @@ def associate(
     *,
     min_iou: float,
     gate: float,
+    led_gate: float,
 ) -> list[tuple[int, int]]:
     """Pairs (candidate, detection) that cost least together.
 
     A pair is possible where the boxes overlap, or where the detection lies inside the gate of the object's motion, is
-    about as large and looks like it; it costs what is missing of the overlap, its distance from the prediction, and its
-    different looks.
+    about as large and looks like it, and all of that together speaks for it: the wider the place where the object may
+    be by now, the less it says that something alike is there. A pair costs what is missing of the overlap, its distance
+    from the prediction, and its different looks.
 
     Args:
         candidates: N live objects.
         class_names: Classes of D detections.
         min_iou: Overlap that makes a pair possible, wherever motion expects the object.
-        gate: Largest squared Mahalanobis distance that makes a pair possible, whether boxes overlap or not.
+        gate: Largest squared Mahalanobis distance that makes a pair possible where boxes do not overlap.
+        led_gate: Largest sum of that distance, the distance of looks and the log of the place's size for the same.
     """
     if not candidates or len(class_names) == 0:
         return []
@@ -104,7 +109,11 @@ def associate(
         for name in ("overlap", "distance2", "difference", "size_ratio")
     )
     overlaps = overlap >= np.where(same, min_iou, max(min_iou, _OTHER_CLASS_IOU))
+    # Log determinant of that place, over that of one as wide as the object. So all of 37 right pairs whose boxes are
+    # apart (scenes, PETS09) are inside the gate of 0.999; the worst wrong one, seconds later and sizes away, is not.
+    place = 4 * np.log([[c.spread] for c in candidates])
     led = same & (distance2 <= gate) & (difference <= LIKE) & (size_ratio <= _SIZE_RATIO)
+    led &= distance2 + DISTANCE2_PER_DIFFERENCE * difference + place <= led_gate
     cost = 1 - overlap + _MOTION_WEIGHT * np.minimum(distance2 / gate, 1) + np.where(same, 0, _OTHER_CLASS_PENALTY)
     return assign(np.where(overlaps | led, cost + APPEARANCE_WEIGHT * difference, FORBIDDEN))
 

@@ -109,7 +109,8 @@ class TrackSettings(_Step):
     """A detection between this and `prompt_conf` starts an object that a later keyframe must confirm; weaker ones
     keep objects alive and start none. From 0.4 on, false ones take more matches than true ones gain."""
     confirm_conf: float = Field(0.65, gt=0, le=1)
-    """At least one detection must be this confident before an object born below `prompt_conf` is reported."""
+    """At least one detection must be this confident before an object born below `prompt_conf` is reported, unless it
+    moves: by its own size, on three keyframes at least, with a mean confidence of `tentative_conf`."""
     match_iou: float = Field(0.3, gt=0, lt=1)
     """Smallest IoU of a detection and a predicted box that counts as the same object."""
     correct_iou: float = Field(0.7, gt=0, lt=1)
@@ -117,14 +118,15 @@ class TrackSettings(_Step):
     duplicate_iou: float = Field(0.8, gt=0, le=1)
     """Of two objects of one class overlapping more than this, the younger or weaker ends."""
     gate_probability: float = Field(0.999, gt=0.5, lt=1)
-    """Mass of the Kalman prediction inside the gate; a measurement outside it is drift."""
+    """Mass of the Kalman prediction inside the gate; a measurement outside it is drift. A detection that the predicted
+    box does not overlap must be inside that of motion, looks and time together, too."""
     max_area_change: float = Field(2.5, gt=1)
     """A mask that grows or shrinks by more than this factor between two frames has drifted."""
     min_object_score: float = 0.0
     """SAM 2's object score (a logit) at or below which the object is taken as not visible."""
     max_bridge_seconds: float = Field(3.0, ge=0, le=86_400)
     """How long the Kalman filter carries an object that is not seen."""
-    max_missed_seconds: float = Field(2.0, ge=0, le=86_400)
+    max_missed_seconds: float = Field(3.0, ge=0, le=86_400)
     """An object the detector has missed for so long, on two keyframes at least, though its mask is visible, ends."""
     min_hits: int = Field(2, ge=1)
     """Keyframes that must show an object born below `prompt_conf` before it is reported."""

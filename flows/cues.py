@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from flows.appearance import LIKE, describe, difference
 from flows.associate import Candidate, coverage, iou, iou_matrix
+from flows.camera_motion import STILL, Affine, compose, inverse, warp_box
 from flows.optical import Flow
 from flows.schema import BoolArray, Float64Array, FloatArray, Frame, ImageArray
 from flows.target import Target
@@ -20,6 +21,9 @@ _CLEAR_COVERAGE = 0.3
 _CUT = 0.01
 # Deviation of a box's edges after an interval of optical flow, as a share of its size, beside what both ends differ by.
 _FLOW_SIGMA = 0.1
+
+# What looks are taken to differ by where they are not known: between what those of one object do and those of two.
+_UNKNOWN_DIFFERENCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Cues:
         self._flow = Flow()
         self._frames: list[tuple[int, int]] = []
         self._before: dict[int, FloatArray] = {}
+        self._origins: dict[int, FloatArray] = {}
+        self._view = STILL
         self._forth: dict[int, FloatArray] = {}
         self._back = np.empty((0, 0, 4), dtype=np.float32)
 
@@ -60,9 +66,18 @@ class Cues:
         self._frames.append((frame.number, frame.pts_ns))
 
     def evidence(
-        self, image_rgb: ImageArray, boxes_xyxy: FloatArray, targets: Sequence[Target], masks_trusted: bool
+        self,
+        image_rgb: ImageArray,
+        boxes_xyxy: FloatArray,
+        targets: Sequence[Target],
+        masks_trusted: bool,
+        view: Affine | None = None,
     ) -> Evidence:
-        """Weigh the detections (D, 4) on the newest frame for these objects."""
+        """Weigh the detections (D, 4) on the newest frame for these objects.
+
+        `view` is how the chunk's first frame is seen on it, None where nobody follows the camera.
+        """
+        self._follow_camera(targets, view)
         self._forth, self._back = {}, self._flow.carry_back(boxes_xyxy)
         overlap = iou_matrix(np.array([t.box_xyxy for t in targets]), boxes_xyxy)
         if masks_trusted:
@@ -120,8 +135,33 @@ class Cues:
         """As a deviation of each of many in a row: their errors are one error, carried on from frame to frame."""
         return sigma * float(np.sqrt(len(self._frames) - 1))
 
-    def seen(self, targets: Iterable[Target]) -> None:
+    def travelled(self, target: Target) -> float:
+        """How far an unconfirmed object is from where a keyframe first showed it, in its sizes, the camera's way apart.
+
+        Where that way could not be told, from where the next keyframe showed it.
+        """
+        here = self._still(target)
+        twice_gone = here[:2] + here[2:] - self._origins.get(target.target_id, here[:2] + here[2:])
+        return float(np.hypot(*twice_gone)) / 2 / max(float((here[2:] - here[:2]).max()), 1.0)
+
+    def _follow_camera(self, targets: Sequence[Target], view: Affine | None) -> None:
+        if view is not None:
+            self._view = view
+        elif any(not t.confirmed for t in targets):
+            pan = self._flow.pan()
+            if pan is None:
+                self._origins = {}  # what moved since is not known
+            else:
+                self._view = compose(self._view, np.column_stack([np.eye(2), pan]))
+
+    def _still(self, target: Target) -> FloatArray:
+        """Where it would be if the camera had not moved, (4,) pixels."""
+        return warp_box(target.box_xyxy, inverse(self._view))
+
+    def seen(self, targets: Collection[Target]) -> None:
         """The keyframe is through: what was seen on it can be carried to the next by flow."""
+        places = {t.target_id: self._still(t) for t in targets if not t.confirmed}
+        self._origins = {i: self._origins.get(i, box[:2] + box[2:]) for i, box in places.items()}
         self._before = {t.target_id: t.box_xyxy for t in targets if t.unmatched == 0}
         self._flow.forget()
         del self._frames[:-1]
@@ -162,7 +202,10 @@ def candidate(
     own, others = (np.maximum((b[:, 2:] - b[:, :2]).max(axis=1), 1) for b in (target.box_xyxy[None], boxes_xyxy))
     size_ratio = np.maximum(own / others, others / own).astype(np.float64)
     unlike = difference(target.looks.latest[None], looks)[0]
-    return Candidate(target.class_name, overlap, distance2, unlike, size_ratio)
+    if not target.looks.known:
+        unlike = np.full_like(unlike, _UNKNOWN_DIFFERENCE)
+    spread = target.kalman.spread_px / float(own[0])
+    return Candidate(target.class_name, overlap, distance2, unlike, size_ratio, spread)
 
 
 def _clear(boxes_xyxy: FloatArray) -> BoolArray:

@@ -34,9 +34,9 @@ _LEAST_SIZE_PX = 4.0
 _MEASURE = np.hstack([np.eye(4), np.zeros((4, 4))])
 
 
-def gate_threshold(probability: float) -> float:
-    """Squared Mahalanobis distance that a true measurement (4 values) stays under with this probability."""
-    return float(chdtri(4, 1 - probability))
+def gate_threshold(probability: float, degrees_of_freedom: int = 4) -> float:
+    """Squared Mahalanobis distance that a true measurement of so many values stays under with this probability."""
+    return float(chdtri(degrees_of_freedom, 1 - probability))
 
 
 class BoxKalman:

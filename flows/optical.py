@@ -56,6 +56,11 @@ class Flow:
         """Take the next frame, (height, width, 3) uint8."""
         self._frames.append(Grey.of(image_rgb))
 
+    def pan(self) -> Float64Array | None:
+        """How far most of the picture moved since the oldest frame, (2,) pixels; None where that cannot be told."""
+        steps = [_panned(before, after) for before, after in pairwise(self._frames)]
+        return sum((s for s in steps if s is not None), np.zeros(2)) if all(s is not None for s in steps) else None
+
     def forget(self) -> None:
         """Forget all frames but the newest."""
         del self._frames[:-1]
@@ -110,7 +115,13 @@ def moved(before: Grey, after: Grey, boxes_xyxy: FloatArray, frames: int = 1) ->
 
 
 def shifted(before: Grey, after: Grey) -> Float64Array:
-    """How far most of the picture moved from one frame to another, (2,) pixels; zeros where not most of it agrees."""
+    """How far most of the picture moved from one frame to another, (2,) pixels; zeros where that cannot be told."""
+    shift = _panned(before, after)
+    return np.zeros(2) if shift is None else shift
+
+
+def _panned(before: Grey, after: Grey) -> Float64Array | None:
+    """The same; None where nothing comes back, or not most of it agrees."""
     scale = min(1.0, _SMALL_PX / max(before.pixels.shape))
     first, second = (
         cv2.resize(frame.pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for frame in (before, after)
@@ -119,10 +130,10 @@ def shifted(before: Grey, after: Grey) -> Float64Array:
     ahead, held = _followed(first, second, points)
     steps = (ahead - points)[held].astype(np.float64)
     if len(steps) == 0:
-        return np.zeros(2)
+        return None
     shift = np.median(steps, axis=0)
     agree = np.hypot(*(steps - shift).T) <= _LOST_PX
-    return shift / (scale * before.scale) if agree.mean() > _LEAST_AGREEING else np.zeros(2)
+    return shift / (scale * before.scale) if agree.mean() > _LEAST_AGREEING else None
 
 
 def _followed(before: ImageArray, after: ImageArray, points: FloatArray) -> tuple[FloatArray, BoolArray]:

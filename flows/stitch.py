@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -20,7 +20,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import chdtrc, chdtri
 
-from flows.appearance import Looks, difference
+from flows.appearance import DISTANCE2_PER_DIFFERENCE, Looks, difference
 from flows.associate import APPEARANCE_WEIGHT, FORBIDDEN, assign, iou
 from flows.config import StitchSettings
 from flows.finished import borders, current_chunks
@@ -31,11 +31,6 @@ from flows.store import Store
 # How far motion leads astray, as a share of the object's size: at once, and per second of gap.
 _POSITION_SIGMA = 0.25
 _DRIFT_SIGMA_PER_S = 0.6
-# Over gaps of up to three seconds looks of one object differ by 0.02 on average (PETS09, TUD-Campus, the demo's scenes
-# 0-4), those of two by 0.15 and more; a little more is granted, for footage with shadows. Of an exponential
-# distribution, twice the difference over its mean is chi-square with 2 degrees of freedom, as the distance is.
-# SAM 2's object pointers tell same from other with an area under the curve of 0.70 there, these with 0.985.
-_MEAN_DIFFERENCE = 0.025
 # Boxes of one object from two chunks overlap by all but this much: that far apart, looks have a say at the least.
 _BOX_ERROR = 0.1
 # World times in 1970 are those of videos that nobody dated (`schema.EPOCH`).
@@ -145,7 +140,19 @@ def link_table(
 def join(tracklets: Sequence[Tracklet], borders: Sequence[tuple[str, str]], settings: StitchSettings) -> list[Link]:
     """Who follows whom: by the frames neighbours share, then over gaps. At most one follows each, and is followed."""
     overlaps = _join_overlaps(tracklets, borders, settings)
-    return overlaps + _join_gaps(tracklets, overlaps, settings)
+    return overlaps + _join_gaps(_with_looks(tracklets, overlaps), overlaps, settings)
+
+
+def _with_looks(tracklets: Sequence[Tracklet], overlaps: Sequence[Link]) -> list[Tracklet]:
+    """The same tracklets; what was never seen alone in its chunk looks as it does in those beside."""
+    looks = {t.tracklet_id: t.looks for t in tracklets}
+    for link in overlaps:  # in order of time, as borders are
+        if looks[link.later] is None:
+            looks[link.later] = looks[link.earlier]
+    for link in reversed(overlaps):
+        if looks[link.earlier] is None:
+            looks[link.earlier] = looks[link.later]
+    return [replace(t, looks=looks[t.tracklet_id]) for t in tracklets]
 
 
 def read_tracklets(table: pa.Table) -> list[Tracklet]:
@@ -260,7 +267,7 @@ def _gap_distance2(end: Tracklet, start: Tracklet) -> tuple[float, int]:
     distance2 = _motion_distance2(end, start)
     if end.looks is None or start.looks is None:
         return distance2, 2
-    return distance2 + 2 / _MEAN_DIFFERENCE * _difference(end, start), 4
+    return distance2 + DISTANCE2_PER_DIFFERENCE * _difference(end, start), 4
 
 
 def _difference(end: Tracklet, start: Tracklet) -> float:
@@ -282,7 +289,8 @@ def _motion_distance2(end: Tracklet, start: Tracklet) -> float:
     if not last:
         return FORBIDDEN  # it was seen before the other: nothing leads from one to the other
     first_box = start.head_xyxy[0]
-    size_last, size_first = _size(last[-1][1]), _size(first_box)
+    # At their largest, for what goes behind something, or comes out, is small on its last and first frames.
+    size_last, size_first = (max(map(_size, boxes)) for boxes in ([box for _, box in last], start.head_xyxy))
     if not 1 / _SIZE_RATIO <= size_first / size_last <= _SIZE_RATIO:
         return FORBIDDEN
     gap_s = (int(start.head_ns[0]) - last[-1][0]) / NS

@@ -67,7 +67,7 @@ class Target:
         box_xyxy: The detection it was born from, (4,) pixels.
         confidence, class_name: Of that detection.
         sigma: Deviation of the detection's edges as a share of the box's size.
-        looks: What it looks like, from `appearance.describe`.
+        looks: What it looks like.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class Target:
         confidence: float,
         class_name: str,
         sigma: float,
-        looks: FloatArray,
+        looks: Looks,
     ) -> None:
         self.target_id = target_id
         self.kalman = BoxKalman(box_xyxy, frame.pts_ns, sigma)
-        self.looks = Looks(looks)
+        self.looks = looks
         self.votes: Counter[str] = Counter()
         self.hits = 0
         self.unmatched = 0
@@ -198,7 +198,7 @@ class Target:
         self._see(Sighting(frame.number, frame.pts_ns, state, None, 0.0, object_score=object_score))
 
     def convincing(self, settings: TrackSettings) -> bool:
-        """Whether it was detected often enough, and once surely enough, to be reported."""
+        """Whether it was detected often enough, and once surely enough, to be reported whether it moves or not."""
         return self.hits >= settings.min_hits and max(self._confidences) >= settings.confirm_conf
 
     def is_double(self, min_hits: int) -> None:

@@ -56,3 +56,30 @@ def test_what_looks_otherwise_for_a_moment_is_not_learned():
     looks.take(blue[0])
     looks.take(blue[0])
     assert difference(looks.latest[None], red)[0, 0] > 0.05
+
+
+def test_what_covers_an_object_at_first_is_not_what_it_looks_like():
+    red, blue = describe(_dressed(RED, RED), BOX), describe(_dressed(BLUE, BLUE), BOX)
+    looks = Looks(red[0], clear=False)
+    assert looks.to_list() == []
+    assert difference(looks.latest[None], red)[0, 0] == pytest.approx(0, abs=1e-5)
+    looks.take(blue[0])
+    stored = Looks.from_list(looks.to_list())
+    assert stored is not None
+    assert difference(stored, blue)[:, 0] == pytest.approx(0, abs=1e-5)
+
+
+def test_what_is_never_seen_alone_looks_as_it_does_for_a_while():
+    """A cyclist is never without a bicycle; who is covered by one after the other looks like none of them."""
+    red, blue = describe(_dressed(RED, RED), BOX), describe(_dressed(BLUE, BLUE), BOX)
+    passing, cyclist = Looks(red[0], clear=False), Looks(red[0], clear=False)
+    for _ in range(3):
+        for seen in (blue, blue, blue, blue, red, red, red, red):
+            passing.take(seen[0], clear=False)
+    assert not passing.known
+    for _ in range(9):
+        assert cyclist.to_list() == []
+        cyclist.take(red[0], clear=False)
+    assert cyclist.known
+    cyclist.take(blue[0], clear=False)
+    assert difference(cyclist.latest[None], red)[0, 0] == pytest.approx(0, abs=1e-5)

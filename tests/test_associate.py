@@ -6,16 +6,16 @@ from hypothesis import strategies as st
 from flows.associate import Candidate, associate, coverage, iou_matrix
 
 
-def _make_candidate(boxes, x=0.0, class_name="person", distance2=None, difference=None, ratio=1.0):
+def _make_candidate(boxes, x=0.0, class_name="person", distance2=None, difference=None, ratio=1.0, spread=1.0):
     overlap = iou_matrix(np.array([[x, 0, x + 10, 20]]), np.array(boxes))[0]
     n = len(overlap)
     distance2, difference = np.array(distance2 or [99.0] * n), np.array(difference or [0.0] * n)
-    return Candidate(class_name, overlap, distance2, difference, np.full(n, ratio))
+    return Candidate(class_name, overlap, distance2, difference, np.full(n, ratio), spread)
 
 
 def _associate(candidates, names, **overrides):
     names = ["person"] * names if isinstance(names, int) else names
-    return sorted(associate(candidates, names, **({"min_iou": 0.3, "gate": 10} | overrides)))
+    return sorted(associate(candidates, names, **({"min_iou": 0.3, "gate": 10, "led_gate": 22} | overrides)))
 
 
 def test_overlap_pairs_optimally_not_greedily():
@@ -40,6 +40,14 @@ def test_what_looks_different_is_not_taken_for_motion_alone():
     near = {"distance2": (1.0,)}
     assert _associate([_make_candidate([[30, 0, 40, 20]], difference=(0.05,), **near)], 1) == [(0, 0)]
     assert _associate([_make_candidate([[30, 0, 40, 20]], difference=(0.3,), **near)], 1) == []
+
+
+def test_the_wider_the_place_the_less_motion_alone_says():
+    """What is lost for long may be anywhere by now, and somebody alike is there as well."""
+    far = {"distance2": (9.0,), "difference": (0.12,)}
+    assert _associate([_make_candidate([[30, 0, 40, 20]], spread=0.5, **far)], 1) == [(0, 0)]
+    assert _associate([_make_candidate([[30, 0, 40, 20]], spread=3.0, **far)], 1) == []
+    assert _associate([_make_candidate([[0, 0, 10, 20]], spread=3.0, **far)], 1) == [(0, 0)]
 
 
 def test_what_is_half_as_large_is_not_taken_for_motion_alone():

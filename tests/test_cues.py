@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from flows.appearance import describe
+from flows.appearance import Looks, describe
 from flows.cues import Cues, candidate
 from flows.schema import NS, Frame
 from flows.target import Target
@@ -42,7 +42,8 @@ def _cues(frames, first, last):
         cues.push(frame)
         if frame is frames[0]:
             targets = [
-                Target(7, frame, box, 0.9, "person", 0.06, describe(frame.image_rgb, box[None])[0]) for box in first
+                Target(7, frame, box, 0.9, "person", 0.06, Looks(describe(frame.image_rgb, box[None])[0]))
+                for box in first
             ]
             cues.evidence(frame.image_rgb, np.array(first, np.float32).reshape(-1, 4), [], masks_trusted=False)
             cues.seen(targets)
@@ -129,8 +130,21 @@ def test_what_the_edge_of_the_frame_cut_is_known_by_what_has_come_into_view(mirr
 def test_a_candidate_says_how_much_larger_or_smaller_detections_are(width, ratio):
     frame = _frames()[0]
     looks = describe(frame.image_rgb, BOX[None])
-    target = Target(0, frame, BOX, 0.9, "person", 0.06, looks[0])
+    target = Target(0, frame, BOX, 0.9, "person", 0.06, Looks(looks[0]))
     height = {10: 40, 0: 0}.get(width, 80)
     box = np.array([[60, 40, 60 + width, 40 + height]], dtype=np.float32)
     assert candidate(target, np.zeros(1), box, looks, 0.06).size_ratio == pytest.approx([ratio])
     assert candidate(target, np.zeros(0), box[:0], looks[:0], 0.06).size_ratio.shape == (0,)
+
+
+def test_looks_that_are_not_known_speak_neither_way():
+    frame = Frame(0, 0, np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8))
+    described = describe(frame.image_rgb, BOX[None])
+    other = np.roll(described, 7, axis=1)
+    found = {}
+    for clear in (True, False):
+        target = Target(0, frame, BOX, 0.9, "person", 0.06, Looks(described[0], clear=clear))
+        found[clear] = candidate(target, np.zeros(2), np.stack([BOX, BOX]), np.concatenate([described, other]), 0.06)
+    assert (
+        found[True].difference[0] < found[False].difference[0] == found[False].difference[1] < found[True].difference[1]
+    )

@@ -17,10 +17,9 @@ from flows.carried import CarriedBox
 from flows.config import SegmentSettings
 from flows.errors import OutOfMemoryError
 from flows.lighter import compile_steps
-from flows.memory import Memory, StreamingPredictor, box_logits
+from flows.memory import StreamingPredictor, box_logits
 from flows.models import PREDICTOR
 from flows.onednn import use_onednn
-from flows.outcome import Outcome
 from flows.schema import Frame
 from flows.segment import VideoSegmenter
 from tests.plain import OURS, Plain, make_frames, make_model, make_plain
@@ -283,20 +282,6 @@ def test_a_frame_that_does_not_fit_is_an_error_that_says_what_to_do(monkeypatch)
     monkeypatch.setattr(ours._model, "encode", scarce)
     with pytest.raises(OutOfMemoryError, match="smaller model"):
         ours.push(make_frames(1)[0])
-
-
-def test_nan_and_whole_frame_masks_are_not_passed_on():
-    counters = {"rejected_masks": 0}
-    outcome, memory = Outcome(None, 96, 128, counters), Memory(CarriedBox(np.array([0, 0, 9, 9], np.float32)))
-    for logit, rejected in ((np.nan, 1), (9.0, 2), (-9.0, 2)):
-        out = {
-            "object_score_logits": torch.ones(1, 1),
-            "pred_masks": torch.full((1, 1, 32, 32), logit),
-            "obj_ptr": torch.zeros(1, 8),
-        }
-        (segment,) = outcome.segments([memory], out, None, shown=False)
-        assert segment.mask is None
-        assert counters["rejected_masks"] == rejected
 
 
 @pytest.mark.parametrize("every", [1, 2])

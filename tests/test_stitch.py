@@ -141,6 +141,17 @@ def test_motion_does_not_join_what_is_elsewhere_or_of_another_size():
     assert _tracks([before, _make_tracklet("a2", "a", 3.5, 8, 0)])[0] == [["a1"], ["a2"]]
 
 
+def test_what_comes_out_from_behind_something_is_as_large_as_it_gets():
+    """Its first box shows little of it, and is no reason to take it for something small."""
+    gone, back = _make_tracklet("a1", "a", 0, 2.0, 0), _make_tracklet("a2", "a", 3.0, 5.0, 0)
+    cut = back.head_xyxy.copy()
+    cut[0, 2:] = cut[0, :2] + 15
+    assert len(_tracks([gone, replace(back, head_xyxy=cut)])[0]) == 1
+    small = back.head_xyxy.copy()
+    small[:, 2:] = small[:, :2] + 15
+    assert len(_tracks([gone, replace(back, head_xyxy=small)])[0]) == 2
+
+
 def test_who_stops_while_hidden_begins_anywhere_along_the_way():
     before = _make_tracklet("a1", "a", 0, 4, 0, speed_px_s=100)
     stopped, beyond = (_make_tracklet("a2", "a", 6, 8, x, speed_px_s=0) for x in (400, 850))
@@ -187,6 +198,20 @@ def test_looks_of_one_moment_do_not_outvote_a_second_of_the_same_box():
     ]
     tracks, _ = _tracks(tracklets)
     assert tracks == [["a1", "b1"], ["b2"]]
+
+
+def test_who_was_never_seen_alone_looks_as_beyond_the_border():
+    """What one chunk knows only covered, its neighbour's looks join to what comes later, and keep from others."""
+    before, covered = _make_tracklet("a1", "a", 0, 9.9, 0, looks=_looks(1, 1)), _make_tracklet("b1", "b", 10.0, 10.5, 0)
+    after = _make_tracklet("b2", "b", 12.0, 15.0, 0, looks=_looks(1, 1))
+    assert _tracks([before, covered, after])[0] == [["a1", "b1", "b2"]]
+    assert _tracks([before, covered, replace(after, looks=_looks(3, 3))])[0] == [["a1", "b1"], ["b2"]]
+    unseen = _make_tracklet("a2", "a", 9.5, 9.9, 0)
+    early, late = (
+        _make_tracklet(n, c, *t, 0, looks=_looks(3, 3)) for n, c, t in (("a0", "a", (0, 8)), ("b0", "b", (10, 15)))
+    )
+    assert _tracks([early, unseen, late])[0] == [["a0", "a2", "b0"]]
+    assert _tracks([early, unseen, replace(late, looks=_looks(1, 1))])[0] == [["a0"], ["a2", "b0"]]
 
 
 def test_two_seen_apart_on_one_frame_are_never_one():

@@ -235,7 +235,7 @@ def test_a_tentative_object_is_reported_from_its_first_frame_once_confirmed_and_
 
 
 def test_what_was_never_detected_surely_is_not_reported():
-    path = _walk()
+    path = _walk(speed=1)
     _, lives = _track({"a": path}, {k: [(path[k], 0.6)] for k in range(0, 40, EVERY)})
     assert lives == []
 
@@ -351,6 +351,64 @@ def test_a_detectors_lapse_is_forgiven_by_the_clock_and_not_by_the_frame():
         assert len(lives) == lives_expected, seconds
 
 
+def _ground(width_px=WIDTH_PX, height_px=HEIGHT_PX):
+    """A picture with something to be seen everywhere."""
+    coarse = np.random.default_rng(0).integers(0, 255, (height_px // 8, width_px // 8, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width_px, height_px), interpolation=cv2.INTER_LINEAR)
+
+
+def test_an_unsure_detection_that_moves_is_real():
+    """A pole stays where it is; one sure detection among unsure ones is none of them."""
+    still = [_ground()] * 40
+    for speed, reported in ((4, 1), (1, 0), (0, 0)):
+        path = _walk(speed=speed)
+        _, lives = _track({"a": path}, {k: [(path[k], 0.6)] for k in range(0, 40, EVERY)}, images=still)
+        assert len(lives) == reported, speed
+    path = _walk()
+    found = {k: [(path[k], 0.6 if k == 0 else 0.3)] for k in range(0, 40, EVERY)}
+    assert _track({"a": path}, found, images=still)[1] == []
+
+
+@pytest.mark.parametrize("led", [False, True])
+@pytest.mark.parametrize("names", [("car", "truck"), ("truck", "car")])
+def test_the_same_once_more_as_of_another_class_moves_with_it(monkeypatch, names, led):
+    """Also where it stops at once, so that one of both has been moved there and the other not yet."""
+    monkeypatch.setattr(_Oracle, "starts_from_boxes", led)
+    path = _walk(end=20, speed=6)
+    path = path[:20] + [path[19]] * 20
+    for sure in (0.9, 0.6):
+        confidence = {"car": sure, "truck": 0.58}
+        found = {k: [(path[k], confidence[name], name) for name in names] for k in range(0, 40, EVERY)}
+        _, lives = _track({"a": path}, found, images=[_ground()] * 40)
+        assert {row["class_name"] for life in lives for row in life} == {"car"}, sure
+
+
+@pytest.mark.parametrize(("pan", "reported"), [(0, 1), (4, 0), (12, 0)])
+def test_what_moves_with_the_picture_stays_where_it_is(pan, reported):
+    """A camera that pans takes poles along."""
+    ground, path = _ground(1000), _walk(x0=20, speed=pan or 4, end=20)
+    images = [np.ascontiguousarray(ground[:, 600 - pan * i :][:, :WIDTH_PX]) for i in range(40)]
+    found = {k: [(path[k], 0.6)] if k < 20 else [] for k in range(0, 40, EVERY)}
+    _, lives = _track({"a": path}, found, images=images)
+    assert len(lives) == reported
+
+
+@pytest.mark.parametrize("compensate", [False, True])
+def test_what_turns_with_the_picture_stays_where_it_is(compensate):
+    """A drone that turns takes poles along; how far is known where the camera is followed, and else not."""
+    ground, degrees = _ground(2 * WIDTH_PX, 2 * HEIGHT_PX), 2.0
+    images, path = [], []
+    for i in range(20):
+        turn = cv2.getRotationMatrix2D((WIDTH_PX, HEIGHT_PX), degrees * i, 1)
+        turn[:, 2] -= WIDTH_PX / 2, HEIGHT_PX / 2
+        images.append(cv2.warpAffine(ground, turn, (WIDTH_PX, HEIGHT_PX)))
+        x, y = turn @ [WIDTH_PX + 100, HEIGHT_PX, 1]
+        path.append(_box(x - 10, y - 25))
+    found = {k: [(path[k], 0.6)] for k in range(0, 20, EVERY)}
+    _, lives = _track({"a": path}, found, frames=20, images=images, compensate_camera=compensate)
+    assert lives == []
+
+
 def test_two_masks_on_one_object_become_one():
     """Two detections of one object start two while there is no mask of it; later there is one detection."""
     path = _walk(speed=0)
@@ -387,7 +445,7 @@ def test_only_own_frames_are_stored_and_the_tail_reaches_into_shared_ones():
 def test_what_a_border_cuts_waits_to_be_confirmed_on_its_other_side():
     """Never surer than 0.5, so nobody reports it; but a neighbour that sees it, too, may have been surer."""
     for start, end, kept in ((16, 24, []), (0, 22, [False]), (12, 40, [False])):
-        paths = {"a": _walk(start=start, end=end)}
+        paths = {"a": _walk(start=start, end=end, speed=1)}
         found = {k: [(paths["a"][k], 0.5)] for k in range(0, 40, EVERY) if paths["a"][k] is not None}
         chunk = _chunk(100, start_ns=NS, end_ns=3 * NS, overlap_ns=NS)
         result, lives = _track(paths, found, chunk=chunk)
