@@ -86,6 +86,7 @@ def associate(
     min_iou: float,
     gate: float,
     led_gate: float,
+    max_difference: float = 1.0,
 ) -> list[tuple[int, int]]:
     """Pairs (candidate, detection) that cost least together.
 
@@ -100,6 +101,7 @@ def associate(
         min_iou: Overlap that makes a pair possible, wherever motion expects the object.
         gate: Largest squared Mahalanobis distance that makes a pair possible where boxes do not overlap.
         led_gate: Largest sum of that distance, the distance of looks and the log of the place's size for the same.
+        max_difference: Of looks, of the pairs that are possible at all.
     """
     if not candidates or len(class_names) == 0:
         return []
@@ -115,7 +117,8 @@ def associate(
     led = same & (distance2 <= gate) & (difference <= LIKE) & (size_ratio <= _SIZE_RATIO)
     led &= distance2 + DISTANCE2_PER_DIFFERENCE * difference + place <= led_gate
     cost = 1 - overlap + _MOTION_WEIGHT * np.minimum(distance2 / gate, 1) + np.where(same, 0, _OTHER_CLASS_PENALTY)
-    return assign(np.where(overlaps | led, cost + APPEARANCE_WEIGHT * difference, FORBIDDEN))
+    possible = (overlaps | led) & (difference <= max_difference)
+    return assign(np.where(possible, cost + APPEARANCE_WEIGHT * difference, FORBIDDEN))
 
 
 def assign(cost: Float64Array) -> list[tuple[int, int]]:

@@ -225,8 +225,10 @@ def _join_gaps(tracklets: Sequence[Tracklet], joined: Sequence[Link], settings: 
     """
     continued = {link.earlier for link in joined}
     continuing = {link.later for link in joined}
-    ends = sorted((t for t in tracklets if t.tracklet_id not in continued), key=lambda t: (t.t1_ns, t.tracklet_id))
-    starts = sorted((t for t in tracklets if t.tracklet_id not in continuing), key=lambda t: (t.t0_ns, t.tracklet_id))
+    # For what is neither sure nor was ever seen alone, a place where motion might lead is not enough.
+    known = [t for t in tracklets if t.confirmed or t.looks is not None]
+    ends = sorted((t for t in known if t.tracklet_id not in continued), key=lambda t: (t.t1_ns, t.tracklet_id))
+    starts = sorted((t for t in known if t.tracklet_id not in continuing), key=lambda t: (t.t0_ns, t.tracklet_id))
     start_times = np.array([t.t0_ns for t in starts], dtype=np.int64)
     gates = {freedom: float(chdtri(freedom, 1 - settings.gate_probability)) for freedom in (2, 4)}
     links: dict[tuple[int, int], tuple[float, Link]] = {}

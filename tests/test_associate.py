@@ -50,6 +50,12 @@ def test_the_wider_the_place_the_less_motion_alone_says():
     assert _associate([_make_candidate([[0, 0, 10, 20]], spread=3.0, **far)], 1) == [(0, 0)]
 
 
+def test_what_looks_too_different_is_not_taken_where_that_is_asked_for():
+    unlike = [_make_candidate([[0, 0, 10, 20]], difference=(0.5,))]
+    assert _associate(unlike, 1) == [(0, 0)]
+    assert _associate(unlike, 1, max_difference=0.4) == []
+
+
 def test_what_is_half_as_large_is_not_taken_for_motion_alone():
     near = {"distance2": (1.0,), "ratio": 2.0}
     assert _associate([_make_candidate([[30, 0, 40, 20]], **near)], 1) == []

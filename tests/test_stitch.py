@@ -214,6 +214,13 @@ def test_who_was_never_seen_alone_looks_as_beyond_the_border():
     assert _tracks([early, unseen, replace(late, looks=_looks(1, 1))])[0] == [["a0"], ["a2", "b0"]]
 
 
+def test_what_is_neither_sure_nor_known_by_its_looks_is_not_joined_over_a_gap():
+    sure, unsure = (_make_tracklet("a1", "a", 0, 2.0, 0, looks=_looks(1, 1)), _make_tracklet("a2", "a", 3.0, 5.0, 0))
+    unsure = replace(unsure, confirmed=False)
+    assert _tracks([sure, unsure])[0] == [["a1"]]
+    assert _tracks([sure, replace(unsure, looks=_looks(1, 1))])[0] == [["a1", "a2"]]
+
+
 def test_two_seen_apart_on_one_frame_are_never_one():
     """The one went on into the shared frames and was lost there; the other begins beside it on the same frames."""
     before = _make_tracklet("a1", "a", 5, 9.9, 0, speed_px_s=0)

@@ -409,6 +409,20 @@ def test_what_turns_with_the_picture_stays_where_it_is(compensate):
     assert lives == []
 
 
+def test_a_weak_detection_of_something_else_on_its_place_is_not_it():
+    """A sure one is: it changed its clothes, or the light did."""
+    path, images = _walk(speed=0), []
+    for i in range(40):
+        image = np.full((HEIGHT_PX, WIDTH_PX, 3), 90, np.uint8)
+        x1, y1, x2, y2 = path[i].astype(int)
+        image[y1:y2, x1:x2] = (180, 30, 30) if i < 10 else (30, 30, 180)
+        images.append(image)
+    for confidence, last in ((0.3, 5), (0.9, 35)):
+        found = {k: [(path[k], 0.9 if k < 10 else confidence)] for k in range(0, 40, EVERY)}
+        _, (life,) = _track({"a": path}, found, images=images)
+        assert max(row["frame"] for row in life if row["state"] == State.DETECTED) == last, confidence
+
+
 def test_two_masks_on_one_object_become_one():
     """Two detections of one object start two while there is no mask of it; later there is one detection."""
     path = _walk(speed=0)
