@@ -6,6 +6,7 @@ import difflib
 import logging
 from collections.abc import Iterable, Sequence
 from copy import copy
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from flows.errors import ModelError, UnknownClassError
 from flows.models import resolve
 from flows.schema import DETECTIONS, Frame, ImageArray
 from flows.threads import torch_threads
+
+# ultralytics gives up suppressing doubles after two seconds and leaves the rest of a batch without detections, which a
+# machine that stalls for a moment would lose. This long an image is no limit.
+_PATIENCE_S = 86_400.0
 
 
 class Detector:
@@ -39,9 +44,11 @@ class Detector:
 
     def __init__(self, settings: DetectSettings, device: str) -> None:
         from ultralytics import YOLO
-        from ultralytics.utils import LOGGER
+        from ultralytics.utils import LOGGER, nms
 
         LOGGER.setLevel(logging.WARNING)  # it greets with every model it loads
+        if not isinstance(nms.non_max_suppression, partial):
+            nms.non_max_suppression = partial(nms.non_max_suppression, max_time_img=_PATIENCE_S)
         self._settings = settings
         self._device = device
         path = resolve(settings.detector, "detector").path
