@@ -26,10 +26,10 @@ GROUND_POINT_SIGMA = 0.03
 MIN_SIGMA_PX = 1.0
 DEPTHS_M = {
     **{"bicycle": 1.5, "motorcycle": 1.8, "car": 4.0, "truck": 5.5, "bus": 9.0},
-    **{"forklift": 2.5, "excavator": 5.5, "loader": 6.0, "bulldozer": 5.0, "crane": 6.0},
+    **{"forklift": 2.5, "excavator": 4.6, "loader": 6.0, "bulldozer": 5.0, "crane": 6.0},
 }
 """How deep objects are on the ground: 2/pi of their class's length and width together, the mean over all directions.
-People, and what is not named, are where their box ends."""
+Arms are not part of it. People, and what is not named, are where their box ends."""
 POINT = ("x_px", "y_px")
 """The columns of the ground point in the picture."""
 POSITION = ("x_m", "y_m", "sigma_m")
@@ -72,7 +72,7 @@ def locate_stored(
         if len(rows) and (telemetry := _telemetry(uri, settings)) is not None:
             origin = _origin(store, source_id, telemetry, size_px, settings)
             located[rows] = _fly(uri, observations.take(pa.array(rows)), telemetry, size_px, origin, settings)
-    return _with_columns(observations, POSITION, located)
+    return with_columns(observations, POSITION, located)
 
 
 def commit_located(store: Store, result: ChunkResult, settings: GeoreferenceSettings) -> ChunkResult:
@@ -128,7 +128,7 @@ def locate(observations: pa.Table, versions: Versions) -> pa.Table:
             short = deep & (share < 1)
             found_m[short] = ground_positions(calibration, points_px[rows][short], 1.0)[0]
             located[rows] = np.column_stack([found_m, sigma_m])
-    return _with_columns(observations, [*POINT, *POSITION], np.column_stack([points_px, located]))
+    return with_columns(observations, [*POINT, *POSITION], np.column_stack([points_px, located]))
 
 
 def sigma_of_ground_point_px(y1_px: Floats, y2_px: Floats) -> Floats:
@@ -160,7 +160,7 @@ def _ground_points(observations: pa.Table) -> tuple[Floats, Floats]:
     return np.stack([(x1_px + x2_px) / 2, y2_px], axis=1), sigma_of_ground_point_px(y1_px, y2_px)
 
 
-def _with_columns(observations: pa.Table, names: Sequence[str], values: Floats) -> pa.Table:
+def with_columns(observations: pa.Table, names: Sequence[str], values: Floats) -> pa.Table:
     """The observations with columns (N, C) of these names, null where NaN."""
     for name, column in zip(names, values.T, strict=True):
         index = observations.schema.get_field_index(name)

@@ -10,7 +10,7 @@
 | `proximity` | a person and a machine near each other | `proximity` |
 | `cycle` | from a zone to another and back | `cycles` |
 
-`paths` holds the arrays all of them read.
+`steady` gives machines that work on the spot one place, and `paths` holds the arrays all of them read.
 """
 
 from flows.events.compute import compute_events, recompute_events

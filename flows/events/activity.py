@@ -41,7 +41,7 @@ def standing(paths: Paths, pace: Floats, window_us: int, pause_us: int) -> BoolA
 
 def stops(paths: Paths, stands: BoolArray, least_us: int) -> Found:
     """Spans of standing no shorter than `least_us`."""
-    return _found("stop", "", paths, *_spans(paths, stands), least_us)
+    return _found("stop", "", paths, *spans(paths, stands), least_us)
 
 
 def waits(paths: Paths, stands: BoolArray, zone: Zone, least_us: int) -> Found:
@@ -53,7 +53,7 @@ def waits(paths: Paths, stands: BoolArray, zone: Zone, least_us: int) -> Found:
     near = around(paths, outline(zone), 0.0)
     inside = np.zeros(len(paths.row), dtype=np.bool_)
     inside[near] = shapely.contains_xy(polygon, paths.x[near], paths.y[near])
-    return _found("wait", zone.name, paths, *_spans(paths, stands & inside), least_us)
+    return _found("wait", zone.name, paths, *spans(paths, stands & inside), least_us)
 
 
 def activity(paths: Paths, stands: BoolArray, changes: Floats, settings: EventSettings) -> list[Found]:
@@ -76,7 +76,7 @@ def activity(paths: Paths, stands: BoolArray, changes: Floats, settings: EventSe
     works = _without_short(paths, works | ~stands, pause_us)
     works = ~_without_short(paths, ~works, pause_us)
     return [
-        _found(kind, "", paths, *_spans(paths, flags), 0, to_next=True)
+        _found(kind, "", paths, *spans(paths, flags), 0, to_next=True)
         for kind, flags in (("active", works), ("idle", ~works))
     ]
 
@@ -129,7 +129,7 @@ def _between(times: Ints, values: Floats, wanted: Ints, reach: int) -> Floats:
 def _without_short(paths: Paths, flags: BoolArray, least_us: int) -> BoolArray:
     """The flags with gaps shorter than `least_us` between two spans of one track filled."""
     filled = flags.copy()
-    begin, end = _spans(paths, ~flags)
+    begin, end = spans(paths, ~flags)
     # From the last that is flagged to the first that is again.
     inner = (begin > 0) & (end < len(flags) - 1)
     begin, end = begin[inner], end[inner]
@@ -142,7 +142,7 @@ def _without_short(paths: Paths, flags: BoolArray, least_us: int) -> BoolArray:
 
 def _shrunk(paths: Paths, flags: BoolArray, by_us: Floats) -> BoolArray:
     """The flags without what lies nearer than `by_us` (T,) of its track to a span's end; ends of tracks are none."""
-    begin, end = _spans(paths, flags)
+    begin, end = spans(paths, flags)
     less_us = by_us[np.searchsorted(paths.first, begin, side="right") - 1]
     from_us = np.where(np.isin(begin, paths.first), paths.axis_us[begin], paths.axis_us[begin] + less_us)
     until_us = np.where(np.isin(end, paths.last), paths.axis_us[end], paths.axis_us[end] - less_us)
@@ -156,7 +156,7 @@ def _shrunk(paths: Paths, flags: BoolArray, by_us: Floats) -> BoolArray:
     return shrunk
 
 
-def _spans(paths: Paths, flags: BoolArray) -> tuple[Ints, Ints]:
+def spans(paths: Paths, flags: BoolArray) -> tuple[Ints, Ints]:
     """First and last place, inclusive, of each unbroken span of flags within a track."""
     at = np.flatnonzero(flags)
     if not len(at):

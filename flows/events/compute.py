@@ -17,6 +17,7 @@ from flows.events.crossings import crossings
 from flows.events.cycles import cycles
 from flows.events.paths import COLUMNS, INFERRED_STATES, US, Found, Paths, paths
 from flows.events.proximity import proximity
+from flows.events.steady import steady
 from flows.events.summary import presence, speeds
 from flows.events.visits import visits
 from flows.events.work import CHANGES, MASK_COLUMNS, mask_changes
@@ -104,11 +105,18 @@ def recompute_events(
     batches = list(store.observations(Filter(source_id=source_id), COLUMNS, ordered=False))
     events = EVENTS.empty_table()
     if batches:
-        observations = pa.Table.from_batches(batches)
+        observations = steady(pa.Table.from_batches(batches), _sizes_px(store, source_id), settings)
         observations = locate_stored(store, source_id, observations, georeference or GeoreferenceSettings())
         events = compute_events(observations, store.zones(source_id), settings, _changes(store, source_id, settings))
     store.write_events(source_id, events)
     return events
+
+
+def _sizes_px(store: Store, source_id: str) -> dict[str, tuple[int, int]]:
+    """Width and height of a source's videos, by id."""
+    sql = "select video_id, width_px, height_px from videos where source_id = $source_id"
+    rows = store.query(sql, {"source_id": source_id}).to_pylist()
+    return {row["video_id"]: (row["width_px"], row["height_px"]) for row in rows}
 
 
 def _changes(store: Store, source_id: str, settings: EventSettings) -> pa.Table:

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+
+from flows.config import EventSettings
+from flows.events import compute_events
+from flows.events.steady import steady
+from flows.store import Zone
+from tests.walks import make_observations
+
+SIZES_PX = {"video": (640, 360)}
+HZ, SECONDS = 10, 30
+BODY = np.array([300.0, 100.0, 380.0, 200.0])
+"""A digger without its arm."""
+AWAY = np.array([100.0, 0, 100, 0])
+ZONE = Zone("dig area", "zone", ((200, 150), (500, 150), (500, 205), (200, 205)))
+"""It ends 5 px below the digger."""
+
+
+def _make(boxes, class_name="excavator"):
+    boxes = np.asarray(boxes, dtype=float)
+    points = [(i / HZ, float((b[0] + b[2]) / 2), float(b[3])) for i, b in enumerate(boxes)]
+    columns = {f"{name}_px": boxes[:, i] for i, name in enumerate(("x1", "y1", "x2", "y2"))}
+    return make_observations({"digger": points}, class_name=[class_name] * len(boxes), **columns)
+
+
+def _swinging(seconds=SECONDS):
+    """Its arm goes round once in eight seconds: to the left, towards the camera, to the right, away."""
+    turn = 2 * np.pi * np.arange(seconds * HZ) / HZ / 8
+    reach = [
+        -60 * np.clip(np.cos(turn), 0, 1),
+        0 * turn,
+        60 * np.clip(-np.cos(turn), 0, 1),
+        30 * np.clip(np.sin(turn), 0, 1),
+    ]
+    return BODY + np.stack(reach, axis=1)
+
+
+def _boxes(table):
+    return np.stack([table[f"{name}_px"].to_numpy() for name in ("x1", "y1", "x2", "y2")], axis=1)
+
+
+def _visits(observations):
+    events = compute_events(observations, [ZONE], EventSettings()).to_pylist()
+    return [event for event in events if event["kind"] == "visit"]
+
+
+def test_an_arm_that_swings_moves_no_machine():
+    observations = _make(_swinging())
+    assert len(_visits(observations)) > 2  # the arm's end leaves the zone
+    still = steady(observations, SIZES_PX, EventSettings())
+    assert _boxes(still) == pytest.approx(np.tile(BODY, (observations.num_rows, 1)))
+    assert still["x_px"].to_numpy() == pytest.approx(np.full(observations.num_rows, 340))
+    (visit,) = _visits(still)
+    assert visit["duration_s"] == pytest.approx(SECONDS, abs=0.2)
+
+
+def test_what_hides_a_machine_for_a_moment_moves_it_no_more_than_its_arm():
+    boxes = _swinging()
+    boxes[100:130, 3] -= 60  # something stands before its tracks
+    still = steady(_make(boxes), SIZES_PX, EventSettings())
+    assert _boxes(still)[0] == pytest.approx(BODY)
+
+
+def test_a_machine_that_drives_is_left_alone():
+    boxes = BODY + np.outer(np.arange(100), [2, 0, 2, 0])
+    observations = _make(boxes)
+    assert steady(observations, SIZES_PX, EventSettings()).equals(observations)
+    nearer = BODY + np.outer(np.arange(40), [-1, 2, 1, 4])
+    observations = _make(nearer)
+    assert steady(observations, SIZES_PX, EventSettings()).equals(observations)
+
+
+def test_before_and_after_driving_it_stands_in_two_places():
+    stays = _swinging(16)
+    drive = stays[-1] + np.outer(np.arange(1, 51), [2, 0, 2, 0])
+    there = _swinging(16) + AWAY
+    still = _boxes(steady(_make([*stays, *drive, *there]), SIZES_PX, EventSettings()))
+    assert still[20] == pytest.approx(BODY, abs=1)
+    assert still[-20] == pytest.approx(BODY + AWAY, abs=1)
+
+
+@pytest.mark.parametrize(("side", "step"), [(0, [0, 0, -2, 0]), (2, [2, 0, 0, 0])])
+def test_a_machine_that_leaves_over_the_edge_drives(side, step):
+    start = np.array([0.0, 100, 200, 200]) if side == 0 else np.array([440.0, 100, 640, 200])
+    observations = _make(start + np.outer(np.arange(80), step))
+    assert steady(observations, SIZES_PX, EventSettings()).equals(observations)
+
+
+def test_other_classes_are_left_alone():
+    observations = _make(_swinging(), "person")
+    assert steady(observations, SIZES_PX, EventSettings()) is observations
+    assert steady(observations, SIZES_PX, EventSettings(working_classes=("person",))) is not observations
