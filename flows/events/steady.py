@@ -13,10 +13,9 @@ import pyarrow.compute as pc
 
 from flows.config import EventSettings
 from flows.events.activity import spans, standing
-from flows.events.paths import US, Paths, paths
+from flows.events.paths import US, Ints, Paths, paths
 from flows.georeference import Floats
 from flows.locate import POINT, with_columns
-from flows.schema import BoolArray
 
 _COLUMNS = ("x1_px", "y1_px", "x2_px", "y2_px", *POINT)
 _INNER = (0.75, 0.75, 0.25, 0.25)
@@ -48,8 +47,8 @@ def steady(observations: pa.Table, sizes_px: Mapping[str, tuple[int, int]], sett
     columns = np.stack([observations[name].to_numpy().astype(np.float64) for name in _COLUMNS], axis=1)
     boxes = columns[rows, :4]
     ids = observations["video_id"].take(pa.array(rows)).to_pylist()
-    stands = _stands(in_px, boxes, np.array([(0, 0, *sizes_px[video_id]) for video_id in ids]), settings)
-    for first, last in zip(*spans(in_px, stands), strict=True):
+    edges = np.array([(0, 0, *sizes_px[video_id]) for video_id in ids])
+    for first, last in zip(*_stands(in_px, boxes, edges, settings), strict=True):
         span = boxes[first : last + 1]
         core = np.array([np.quantile(side, share) for side, share in zip(span.T, _INNER, strict=True)])
         if (core[2:] > core[:2]).all():
@@ -58,8 +57,11 @@ def steady(observations: pa.Table, sizes_px: Mapping[str, tuple[int, int]], sett
     return with_columns(observations, _COLUMNS, columns)
 
 
-def _stands(in_px: Paths, boxes: Floats, edges: Floats, settings: EventSettings) -> BoolArray:
-    """(N,) which boxes (N, 4) are of a machine that stands; `edges` (N, 4) are those of their pictures."""
+def _stands(in_px: Paths, boxes: Floats, edges: Floats, settings: EventSettings) -> tuple[Ints, Ints]:
+    """First and last place, inclusive, of each stand of machines with boxes (N, 4) in pictures with `edges` (N, 4).
+
+    As between two stands, movements shorter than a pause are none between a stand and its track's end.
+    """
     cut = np.abs(boxes - edges) < _CUT_PX
     window_us = round(settings.speed_window_seconds * US)
     before, after = in_px.window(window_us)
@@ -68,7 +70,12 @@ def _stands(in_px: Paths, boxes: Floats, edges: Floats, settings: EventSettings)
     size = np.sqrt(np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1))
     travelled = np.hypot(_common(moved[:, 0], moved[:, 2]), _common(moved[:, 1], moved[:, 3]))
     pace = travelled / seconds / size / settings.standing_sizes_s
-    return standing(in_px, pace, window_us, round(settings.idle_seconds * US))
+    pause_us = round(settings.idle_seconds * US)
+    begin, end = spans(in_px, standing(in_px, pace, window_us, pause_us))
+    track = np.searchsorted(in_px.first, begin, side="right") - 1
+    first, last = in_px.first[track], in_px.last[track]
+    begin = np.where(in_px.t_us[begin] - in_px.t_us[first] < pause_us, first, begin)
+    return begin, np.where(in_px.t_us[last] - in_px.t_us[end] < pause_us, last, end)
 
 
 def _common(one: Floats, other: Floats) -> Floats:

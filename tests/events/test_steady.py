@@ -70,6 +70,18 @@ def test_a_machine_that_drives_is_left_alone():
     assert steady(observations, SIZES_PX, EventSettings()).equals(observations)
 
 
+def test_a_machine_that_turns_on_the_spot_stands():
+    turn = np.clip(np.sin(2 * np.pi * np.arange(300) / HZ / 8), 0, 1)
+    still = steady(_make(BODY + np.outer(turn, [-30, 0, 30, 0])), SIZES_PX, EventSettings())
+    assert _boxes(still)[:, [0, 2]] == pytest.approx(np.tile(BODY[[0, 2]], (300, 1)))
+
+
+def test_no_twitch_at_its_tracks_ends_moves_it():
+    boxes = np.concatenate([_swinging()[:1] - AWAY / 2, _swinging(), _swinging()[-1:] + AWAY / 2])
+    still = steady(_make(boxes), SIZES_PX, EventSettings())
+    assert _boxes(still) == pytest.approx(np.tile(BODY, (len(boxes), 1)), abs=1)
+
+
 def test_before_and_after_driving_it_stands_in_two_places():
     stays = _swinging(16)
     drive = stays[-1] + np.outer(np.arange(1, 51), [2, 0, 2, 0])
