@@ -25,7 +25,7 @@ from flows.associate import APPEARANCE_WEIGHT, FORBIDDEN, assign, iou
 from flows.config import StitchSettings
 from flows.finished import borders, current_chunks
 from flows.revise import decided
-from flows.schema import NS, TRACK_LINKS, FloatArray, make_id
+from flows.schema import ENDS_NS, NS, TRACK_LINKS, FloatArray, make_id
 from flows.store import Store
 
 # How far motion leads astray, as a share of the object's size: at once, and per second of gap.
@@ -140,19 +140,40 @@ def link_table(
 def join(tracklets: Sequence[Tracklet], borders: Sequence[tuple[str, str]], settings: StitchSettings) -> list[Link]:
     """Who follows whom: by the frames neighbours share, then over gaps. At most one follows each, and is followed."""
     overlaps = _join_overlaps(tracklets, borders, settings)
-    return overlaps + _join_gaps(_with_looks(tracklets, overlaps), overlaps, settings)
+    return overlaps + _join_gaps(_uncut(tracklets, overlaps), overlaps, settings)
 
 
-def _with_looks(tracklets: Sequence[Tracklet], overlaps: Sequence[Link]) -> list[Tracklet]:
-    """The same tracklets; what was never seen alone in its chunk looks as it does in those beside."""
-    looks = {t.tracklet_id: t.looks for t in tracklets}
+def _uncut(tracklets: Sequence[Tracklet], overlaps: Sequence[Link]) -> list[Tracklet]:
+    """The same tracklets with ends as if no border had cut them.
+
+    What a border left a glimpse of, less than `ENDS_NS`, has its motion, size and looks from the piece beside it, and
+    what was never seen alone in its chunk has its looks from there.
+    """
+    whole = {t.tracklet_id: t for t in tracklets}
     for link in overlaps:  # in order of time, as borders are
-        if looks[link.later] is None:
-            looks[link.later] = looks[link.earlier]
+        before, after = whole[link.earlier], whole[link.later]
+        more = (before.tail_ns < after.tail_ns[0]) & (before.tail_ns >= after.tail_ns[-1] - ENDS_NS)
+        whole[link.later] = replace(
+            after,
+            looks=_looks_of(after, before),
+            tail_ns=np.concatenate([before.tail_ns[more], after.tail_ns]),
+            tail_xyxy=np.concatenate([before.tail_xyxy[more], after.tail_xyxy]),
+        )
     for link in reversed(overlaps):
-        if looks[link.earlier] is None:
-            looks[link.earlier] = looks[link.later]
-    return [replace(t, looks=looks[t.tracklet_id]) for t in tracklets]
+        before, after = whole[link.earlier], whole[link.later]
+        more = (after.head_ns > before.head_ns[-1]) & (after.head_ns <= before.head_ns[0] + ENDS_NS)
+        whole[link.earlier] = replace(
+            before,
+            looks=_looks_of(before, after),
+            head_ns=np.concatenate([before.head_ns, after.head_ns[more]]),
+            head_xyxy=np.concatenate([before.head_xyxy, after.head_xyxy[more]]),
+        )
+    return [whole[t.tracklet_id] for t in tracklets]
+
+
+def _looks_of(piece: Tracklet, beside: Tracklet) -> FloatArray | None:
+    glimpse = piece.t1_ns - piece.t0_ns < ENDS_NS
+    return beside.looks if piece.looks is None or (glimpse and beside.looks is not None) else piece.looks
 
 
 def read_tracklets(table: pa.Table) -> list[Tracklet]:

@@ -214,6 +214,36 @@ def test_who_was_never_seen_alone_looks_as_beyond_the_border():
     assert _tracks([early, unseen, replace(late, looks=_looks(1, 1))])[0] == [["a0"], ["a2", "b0"]]
 
 
+def _half_hidden(tracklet: Tracklet, *, stops: bool) -> Tracklet:
+    """Only a corner of it is seen, which looks like something else and may stop where it was first."""
+
+    def corner(boxes):
+        x1_y1 = boxes[:, :2] if not stops else np.tile(boxes[0, :2], (len(boxes), 1))
+        return np.concatenate([x1_y1, x1_y1 + 12], axis=1)
+
+    return replace(
+        tracklet,
+        head_xyxy=corner(tracklet.head_xyxy),
+        tail_xyxy=corner(tracklet.tail_xyxy),
+        looks=_looks(7, 7),
+    )
+
+
+def test_a_glimpse_beyond_the_border_does_not_hide_where_it_went():
+    way = {"x0": 0, "speed_px_s": 100}
+    before = _make_tracklet("a1", "a", 0, 9.9, looks=_looks(1, 1), **way)
+    after = _make_tracklet("b2", "b", 12.0, 15, looks=_looks(1, 1), **way)
+    glimpse = _half_hidden(_make_tracklet("b1", "b", 10.0, 10.2, **way), stops=True)
+    joined, _ = _tracks([before, glimpse, after], min_overlap_iou=0.01)
+    assert joined == [["a1", "b1", "b2"]]
+    # And the other way round: who comes out just before the border.
+    gone = _make_tracklet("a1", "a", 0, 7.5, looks=_looks(1, 1), **way)
+    glimpse = _half_hidden(_make_tracklet("a2", "a", 9.8, 9.9, **way), stops=False)
+    goes_on = _make_tracklet("b1", "b", 10, 15, looks=_looks(1, 1), **way)
+    joined, _ = _tracks([gone, glimpse, goes_on], min_overlap_iou=0.01)
+    assert joined == [["a1", "a2", "b1"]]
+
+
 def test_what_is_neither_sure_nor_known_by_its_looks_is_not_joined_over_a_gap():
     sure, unsure = (_make_tracklet("a1", "a", 0, 2.0, 0, looks=_looks(1, 1)), _make_tracklet("a2", "a", 3.0, 5.0, 0))
     unsure = replace(unsure, confirmed=False)
