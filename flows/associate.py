@@ -58,6 +58,11 @@ def iou(a_xyxy: npt.NDArray[np.floating], b_xyxy: npt.NDArray[np.floating]) -> F
     return shared / np.maximum(_area(a_xyxy) + _area(b_xyxy) - shared, 1e-9)
 
 
+def within(a_xyxy: npt.NDArray[np.floating], b_xyxy: npt.NDArray[np.floating]) -> Float64Array:
+    """Intersection over the smaller of boxes in a (..., 4) and those beside them in b (..., 4)."""
+    return _shared(a_xyxy, b_xyxy) / np.maximum(np.minimum(_area(a_xyxy), _area(b_xyxy)), 1e-9)
+
+
 def coverage(inner_xyxy: FloatArray, outer_xyxy: FloatArray) -> Float64Array:
     """Share of each box in inner (N, 4) that lies inside each box in outer (M, 4), shape (N, M)."""
     inner, outer = _every_pair(inner_xyxy, outer_xyxy)

@@ -1,7 +1,8 @@
 """Tracklets -> tracks: who is who across chunk borders and gaps.
 
-Neighbouring chunks share frames. Tracklets that lie on each other there are one object (`overlap`); what ended
-shortly before another began, where its motion leads and looking like it, is too (`motion`). Both are assignments,
+Neighbouring chunks share frames. Tracklets that lie on each other there are one object, or the one a part of the other
+that looks like it (`overlap`); what ended shortly before another began, where its motion leads and looking like it, is
+too (`motion`). Both are assignments,
 optimal over all tracklets of a border, so the result does not depend on the order in which chunks arrive, and nothing
 here looks at video: identity can be revised at any time.
 """
@@ -20,8 +21,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import chdtrc, chdtri
 
-from flows.appearance import DISTANCE2_PER_DIFFERENCE, Looks, difference
-from flows.associate import APPEARANCE_WEIGHT, FORBIDDEN, assign, iou
+from flows.appearance import DISTANCE2_PER_DIFFERENCE, LIKE, Looks, difference
+from flows.associate import APPEARANCE_WEIGHT, FORBIDDEN, assign, iou, within
 from flows.config import StitchSettings
 from flows.finished import borders, current_chunks
 from flows.revise import decided
@@ -33,6 +34,8 @@ _POSITION_SIGMA = 0.25
 _DRIFT_SIGMA_PER_S = 0.6
 # Boxes of one object from two chunks overlap by all but this much: that far apart, looks have a say at the least.
 _BOX_ERROR = 0.1
+# One box lies in the other to this share where it shows a part of the same object.
+_PART = 0.7
 # World times in 1970 are those of videos that nobody dated (`schema.EPOCH`).
 _DATED_NS = 365 * 86_400 * NS
 # Sizes of the two ends must agree within this factor: half of what comes out from behind something may still be hidden.
@@ -222,20 +225,37 @@ def _join_overlaps(
         apart = 1 - overlap
         cost = apart + APPEARANCE_WEIGHT * unlike * (apart + _BOX_ERROR)
         cost = np.where(overlap >= settings.min_overlap_iou, cost, FORBIDDEN)
-        links += [
-            Link(earlier[i].tracklet_id, later[j].tracklet_id, float(overlap[i, j]), "overlap") for i, j in assign(cost)
-        ]
+        pairs = assign(cost)
+        # Of what is left, one chunk may have seen a part of what the other saw whole.
+        part = np.zeros(overlap.shape)
+        left = overlap > 0
+        left[[i for i, _ in pairs]], left[:, [j for _, j in pairs]] = False, False
+        for i, j in np.argwhere(left).tolist():
+            part[i, j] = _shared_part(earlier[i], later[j])
+        pairs += assign(np.where(part >= _PART, 1 - part + unlike, FORBIDDEN))
+        links += [Link(earlier[i].tracklet_id, later[j].tracklet_id, float(overlap[i, j]), "overlap") for i, j in pairs]
     return links
 
 
 def _shared_iou(a: Tracklet, b: Tracklet) -> float:
     """Mean IoU over the frames both saw; 0 where they share none or are of different classes."""
+    boxes = _shared_boxes(a, b)
+    return float(np.mean(iou(*boxes))) if boxes else 0.0
+
+
+def _shared_part(a: Tracklet, b: Tracklet) -> float:
+    """Mean share of the smaller box that lies in the larger on those frames; 0 where they are not known to be alike."""
+    boxes = _shared_boxes(a, b)
+    alike = a.looks is not None and b.looks is not None and _difference(a, b) <= LIKE
+    return float(np.mean(within(*boxes))) if boxes and alike else 0.0
+
+
+def _shared_boxes(a: Tracklet, b: Tracklet) -> tuple[FloatArray, FloatArray] | None:
+    """The boxes (N, 4) of two of one class on the N frames both saw; None where there are none."""
     if a.class_name != b.class_name:
-        return 0.0
+        return None
     shared, rows_a, rows_b = np.intersect1d(a.tail_ns, b.head_ns, return_indices=True)
-    if shared.size == 0:
-        return 0.0
-    return float(np.mean(iou(a.tail_xyxy[rows_a], b.head_xyxy[rows_b])))
+    return (a.tail_xyxy[rows_a], b.head_xyxy[rows_b]) if shared.size else None
 
 
 def _join_gaps(tracklets: Sequence[Tracklet], joined: Sequence[Link], settings: StitchSettings) -> list[Link]:

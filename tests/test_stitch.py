@@ -214,6 +214,18 @@ def test_who_was_never_seen_alone_looks_as_beyond_the_border():
     assert _tracks([early, unseen, replace(late, looks=_looks(1, 1))])[0] == [["a0"], ["a2", "b0"]]
 
 
+def test_a_part_on_shared_frames_is_of_the_one_seen_whole_if_it_looks_like_it():
+    whole = _make_tracklet("a1", "a", 0, 9.9, 0, looks=_looks(1, 1))
+    seen = _make_tracklet("b1", "b", 10, 15, 0, looks=_looks(1, 1))
+    part = replace(seen, head_xyxy=seen.head_xyxy - np.array([0, 0, 12, 30], dtype=np.float32))
+    assert _tracks([whole, part])[0] == [["a1", "b1"]]
+    for looks in (_looks(3, 3), None):
+        assert _tracks([whole, replace(part, looks=looks)])[0] == [["a1"], ["b1"]]
+    assert _tracks([whole, part, replace(seen, tracklet_id="b2")])[0] == [["a1", "b2"], ["b1"]]
+    before = replace(whole, tracklet_id="a2", tail_xyxy=part.head_xyxy[: len(whole.tail_ns)])
+    assert _tracks([replace(before, tail_ns=part.head_ns), seen])[0] == [["a2", "b1"]]
+
+
 def _half_hidden(tracklet: Tracklet, *, stops: bool) -> Tracklet:
     """Only a corner of it is seen, which looks like something else and may stop where it was first."""
 
