@@ -2,9 +2,8 @@
 
 Neighbouring chunks share frames. Tracklets that lie on each other there are one object, or the one a part of the other
 that looks like it (`overlap`); what ended shortly before another began, where its motion leads and looking like it, is
-too (`motion`). Both are assignments,
-optimal over all tracklets of a border, so the result does not depend on the order in which chunks arrive, and nothing
-here looks at video: identity can be revised at any time.
+too (`motion`). Both are assignments, optimal over all tracklets of a border, so the result does not depend on the order
+in which chunks arrive, and nothing here looks at video: identity can be revised at any time.
 """
 
 from __future__ import annotations
