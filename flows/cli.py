@@ -29,6 +29,7 @@ from flows.errors import MissingExtraError, SightflowError
 from flows.exchange import VideoOption
 from flows.journal import Journal
 from flows.known import must_know, same_video
+from flows.schema import as_text
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -257,6 +258,11 @@ def main() -> None:
             raise
         missing = MissingExtraError(f"this needs {error.name}, which is not installed: pip install 'sightflow[video]'")
         _fail(str(missing), missing.exit_code)
+    except UnicodeEncodeError:
+        odd = [as_text(argument) for argument in sys.argv[1:] if argument != as_text(argument)]
+        if not odd:
+            raise
+        _fail(f"{', '.join(odd)}: not UTF-8; write names as the store has them (sightflow status)", 2)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
