@@ -23,13 +23,16 @@ _INNER = (0.75, 0.75, 0.25, 0.25)
 _CUT_PX = 2.0
 """A box whose side lies this near to the picture's edge goes on beyond it."""
 
+_LEAST_US, _ELSEWHERE = 10 * US, 0.25
+"""Two spans of a stand, as long as an arm's way round, lie apart by so many sizes where the machine was moved."""
+
 
 def steady(observations: pa.Table, sizes_px: Mapping[str, tuple[int, int]], settings: EventSettings) -> pa.Table:
     """Give machines that stand one box for as long as they do.
 
     A machine stands while no two opposite sides of its box move the same way: an arm moves one of them, or both apart.
     Its box then lies between the quartiles of the sides that reach least far, so that neither arms nor what hid it for
-    a moment counts.
+    a moment counts. What crawls too slowly for that to be seen at once has one box after another.
 
     Args:
         observations: of one source, at least `paths.COLUMNS`.
@@ -49,10 +52,8 @@ def steady(observations: pa.Table, sizes_px: Mapping[str, tuple[int, int]], sett
     ids = observations["video_id"].take(pa.array(rows)).to_pylist()
     edges = np.array([(0, 0, *sizes_px[video_id]) for video_id in ids])
     for first, last in zip(*_stands(in_px, boxes, edges, settings), strict=True):
-        span = boxes[first : last + 1]
-        core = np.array([np.quantile(side, share) for side, share in zip(span.T, _INNER, strict=True)])
-        if (core[2:] > core[:2]).all():
-            span[:] = core
+        span = slice(first, last + 1)
+        boxes[span] = _in_common(boxes[span], in_px.t_us[span])
     columns[rows] = np.column_stack([boxes, boxes[:, [0, 2]].mean(axis=1), boxes[:, 3]])
     return with_columns(observations, _COLUMNS, columns)
 
@@ -76,6 +77,22 @@ def _stands(in_px: Paths, boxes: Floats, edges: Floats, settings: EventSettings)
     first, last = in_px.first[track], in_px.last[track]
     begin = np.where(in_px.t_us[begin] - in_px.t_us[first] < pause_us, first, begin)
     return begin, np.where(in_px.t_us[last] - in_px.t_us[end] < pause_us, last, end)
+
+
+def _in_common(boxes: Floats, t_us: Ints) -> Floats:
+    """What the boxes (N, 4) of a stand have in common, for each of them; by halves where these lie apart."""
+    core = _core(boxes)
+    half = len(boxes) // 2
+    if half and t_us[-1] - t_us[0] >= 2 * _LEAST_US:
+        moved = _core(boxes[half:]) - _core(boxes[:half])
+        size = np.sqrt(np.maximum((core[2:] - core[:2]).clip(0).prod(), 1))
+        if np.hypot(*_common(moved[:2], moved[2:])) > _ELSEWHERE * size:
+            return np.concatenate([_in_common(boxes[part], t_us[part]) for part in (slice(half), slice(half, None))])
+    return np.tile(core, (len(boxes), 1)) if (core[2:] > core[:2]).all() else boxes
+
+
+def _core(boxes: Floats) -> Floats:
+    return np.array([np.quantile(side, share) for side, share in zip(boxes.T, _INNER, strict=True)])
 
 
 def _common(one: Floats, other: Floats) -> Floats:

@@ -70,6 +70,14 @@ def test_a_machine_that_drives_is_left_alone():
     assert steady(observations, SIZES_PX, EventSettings()).equals(observations)
 
 
+def test_a_machine_that_crawls_is_left_behind_by_little():
+    """Two pixels a second, of ninety, are a stand for as long as one looks."""
+    crawl = BODY + np.outer(np.arange(60 * HZ) / HZ, [2, 0, 2, 0])
+    still = _boxes(steady(_make(crawl), SIZES_PX, EventSettings()))
+    behind = np.abs((still - crawl)[:, [0, 2]].mean(axis=1))
+    assert 1 < behind.max() < 20
+
+
 def test_a_machine_that_turns_on_the_spot_stands():
     turn = np.clip(np.sin(2 * np.pi * np.arange(300) / HZ / 8), 0, 1)
     still = steady(_make(BODY + np.outer(turn, [-30, 0, 30, 0])), SIZES_PX, EventSettings())
