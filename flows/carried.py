@@ -33,6 +33,15 @@ _REACH, _REACH_A_FRAME = 0.05, 0.02
 _STILL = np.zeros(2)
 
 
+def at_edge(boxes_xyxy: npt.NDArray[np.floating], sizes_px: npt.NDArray[np.number]) -> BoolArray:
+    """Which sides of boxes (..., 4) end so near to the edges of pictures (..., 2) that these cut them, (..., 4)."""
+    box_px = np.maximum(boxes_xyxy[..., 2:] - boxes_xyxy[..., :2], 1)
+    near_px = np.minimum(_CUT * sizes_px, _CUT_OF_BOX * box_px)
+    limits = np.concatenate([np.zeros_like(sizes_px), sizes_px], axis=-1)
+    result: BoolArray = np.abs(boxes_xyxy - limits) <= np.concatenate([near_px, near_px], axis=-1)
+    return result
+
+
 @dataclass
 class CarriedBox:
     """Where an object's box is, and how it went.
@@ -94,9 +103,8 @@ class CarriedBox:
             self.astray += 1
             self.xyxy = before + np.tile(shift_px if self.step_px is None else shift_px + frames * self.step_px, 2)
         # Without a refiner that tells where the object ends its side would stay at the edge for ever.
-        near_px = np.minimum(_CUT * np.array(size_px), _CUT_OF_BOX * box_px)
-        at_edge = (np.abs(before - limits) <= np.tile(near_px, 2)) & self.refined
-        self.cut, self.refined = at_edge if self.cut is None else at_edge & self.cut, False
+        cut = at_edge(before, np.array(size_px)) & self.refined
+        self.cut, self.refined = cut if self.cut is None else cut & self.cut, False
         inside = np.concatenate([self.xyxy[:2] > limits[:2], self.xyxy[2:] < limits[2:]])
         self.xyxy = np.where(self.cut & inside, limits, self.xyxy).astype(np.float32)
 

@@ -140,7 +140,7 @@ class StitchSettings(_Step):
     """Joining tracklets into tracks across chunk borders and gaps."""
 
     min_overlap_iou: float = Field(0.3, gt=0, lt=1)
-    """Smallest mean IoU over the shared frames that joins two tracklets."""
+    """Smallest mean IoU over the shared frames that joins two tracklets, but a part to what looks like it."""
     max_gap_seconds: float = Field(5.0, ge=0, le=86_400)
     """Longest gap between two tracklets that motion may bridge."""
     gate_probability: float = Field(0.999, gt=0.5, lt=1)
@@ -198,6 +198,8 @@ class EventSettings(_Step):
     """So do objects slower than this in the picture, in sizes of their box (root of its area) per second."""
     working_classes: tuple[str, ...] = ("excavator", "crane", "loader", "bulldozer")
     """Classes of machines that work where they stand, so that a change of their shape is activity."""
+    arm_classes: tuple[str, ...] = ("excavator", "crane")
+    """Classes of machines whose arms swing: while one stands, it is where its boxes overlap for all events."""
     work_share: float = Field(0.03, gt=0, lt=1)
     """Such a machine works where its mask changes by more than this share of its area within `work_seconds`."""
     work_seconds: float = Field(2.0, ge=0.1, le=3600)

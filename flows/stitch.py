@@ -33,8 +33,8 @@ _POSITION_SIGMA = 0.25
 _DRIFT_SIGMA_PER_S = 0.6
 # Boxes of one object from two chunks overlap by all but this much: that far apart, looks have a say at the least.
 _BOX_ERROR = 0.1
-# One box lies in the other to this share where it shows a part of the same object.
-_PART = 0.7
+# One box lies in the other to this share, on so many frames, where it shows a part of the same object.
+_PART, _LEAST_SHARED = 0.7, 3
 # World times in 1970 are those of videos that nobody dated (`schema.EPOCH`).
 _DATED_NS = 365 * 86_400 * NS
 # Sizes of the two ends must agree within this factor: half of what comes out from behind something may still be hidden.
@@ -148,8 +148,8 @@ def join(tracklets: Sequence[Tracklet], borders: Sequence[tuple[str, str]], sett
 def _uncut(tracklets: Sequence[Tracklet], overlaps: Sequence[Link]) -> list[Tracklet]:
     """The same tracklets with ends as if no border had cut them.
 
-    What a border left a glimpse of, less than `ENDS_NS`, has its motion, size and looks from the piece beside it, and
-    what was never seen alone in its chunk has its looks from there.
+    What a border left a glimpse of, less than `ENDS_NS`, has its motion and size from the piece beside it, too, and its
+    looks if that is the longer one; what was never seen alone in its chunk has its looks from there.
     """
     whole = {t.tracklet_id: t for t in tracklets}
     for link in overlaps:  # in order of time, as borders are
@@ -174,8 +174,11 @@ def _uncut(tracklets: Sequence[Tracklet], overlaps: Sequence[Link]) -> list[Trac
 
 
 def _looks_of(piece: Tracklet, beside: Tracklet) -> FloatArray | None:
-    glimpse = piece.t1_ns - piece.t0_ns < ENDS_NS
-    return beside.looks if piece.looks is None or (glimpse and beside.looks is not None) else piece.looks
+    """Those of a piece, or of the one beside it that knows them better."""
+    if beside.looks is None:
+        return piece.looks
+    own_ns, other_ns = (t.t1_ns - t.t0_ns for t in (piece, beside))
+    return beside.looks if piece.looks is None or own_ns < min(ENDS_NS, other_ns) else piece.looks
 
 
 def read_tracklets(table: pa.Table) -> list[Tracklet]:
@@ -232,7 +235,8 @@ def _join_overlaps(
         for i, j in np.argwhere(left).tolist():
             part[i, j] = _shared_part(earlier[i], later[j])
         pairs += assign(np.where(part >= _PART, 1 - part + unlike, FORBIDDEN))
-        links += [Link(earlier[i].tracklet_id, later[j].tracklet_id, float(overlap[i, j]), "overlap") for i, j in pairs]
+        score = np.where(part >= _PART, part, overlap)
+        links += [Link(earlier[i].tracklet_id, later[j].tracklet_id, float(score[i, j]), "overlap") for i, j in pairs]
     return links
 
 
@@ -243,10 +247,17 @@ def _shared_iou(a: Tracklet, b: Tracklet) -> float:
 
 
 def _shared_part(a: Tracklet, b: Tracklet) -> float:
-    """Mean share of the smaller box that lies in the larger on those frames; 0 where they are not known to be alike."""
+    """Mean share of the smaller box that lies in the larger on those frames, be it a part of the same object.
+
+    0 where they are not known to look alike, on too few frames, and where the one is far too small to be a part.
+    """
     boxes = _shared_boxes(a, b)
-    alike = a.looks is not None and b.looks is not None and _difference(a, b) <= LIKE
-    return float(np.mean(within(*boxes))) if boxes and alike else 0.0
+    if boxes is None or len(boxes[0]) < _LEAST_SHARED or a.looks is None or b.looks is None:
+        return 0.0
+    size_a, size_b = (max(map(_size, of_one)) for of_one in boxes)
+    if _difference(a, b) > LIKE or not 1 / _SIZE_RATIO <= size_a / size_b <= _SIZE_RATIO:
+        return 0.0
+    return float(np.mean(within(*boxes)))
 
 
 def _shared_boxes(a: Tracklet, b: Tracklet) -> tuple[FloatArray, FloatArray] | None:

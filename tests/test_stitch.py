@@ -222,6 +222,10 @@ def test_a_part_on_shared_frames_is_of_the_one_seen_whole_if_it_looks_like_it():
     for looks in (_looks(3, 3), None):
         assert _tracks([whole, replace(part, looks=looks)])[0] == [["a1"], ["b1"]]
     assert _tracks([whole, part, replace(seen, tracklet_id="b2")])[0] == [["a1", "b2"], ["b1"]]
+    speck = replace(seen, head_xyxy=np.concatenate([seen.head_xyxy[:, :2], seen.head_xyxy[:, :2] + 5], axis=1))
+    assert _tracks([whole, speck])[0] == [["a1"], ["b1"]]
+    moment = replace(part, head_ns=part.head_ns[:2], head_xyxy=part.head_xyxy[:2])
+    assert _tracks([whole, moment])[0] == [["a1"], ["b1"]]
     before = replace(whole, tracklet_id="a2", tail_xyxy=part.head_xyxy[: len(whole.tail_ns)])
     assert _tracks([replace(before, tail_ns=part.head_ns), seen])[0] == [["a2", "b1"]]
 
@@ -254,6 +258,13 @@ def test_a_glimpse_beyond_the_border_does_not_hide_where_it_went():
     goes_on = _make_tracklet("b1", "b", 10, 15, looks=_looks(1, 1), **way)
     joined, _ = _tracks([gone, glimpse, goes_on], min_overlap_iou=0.01)
     assert joined == [["a1", "a2", "b1"]]
+
+
+def test_of_two_glimpses_the_longer_one_says_what_it_looks_like():
+    first = _make_tracklet("a1", "a", 9.8, 9.9, 0, looks=_looks(7, 7))
+    second = _make_tracklet("b1", "b", 10.0, 10.8, 0, looks=_looks(1, 1))
+    later = _make_tracklet("b2", "b", 12.0, 15, 0, looks=_looks(1, 1))
+    assert _tracks([first, second, later])[0] == [["a1", "b1", "b2"]]
 
 
 def test_what_is_neither_sure_nor_known_by_its_looks_is_not_joined_over_a_gap():

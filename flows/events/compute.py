@@ -22,7 +22,7 @@ from flows.events.summary import presence, speeds
 from flows.events.visits import visits
 from flows.events.work import CHANGES, MASK_COLUMNS, mask_changes
 from flows.georeference import Floats
-from flows.locate import depths_m, locate_stored
+from flows.locate import calibrations, depths_m, locate_stored
 from flows.schema import EVENTS, BoolArray, make_id
 from flows.store.base import Filter, Store, Zone
 
@@ -105,7 +105,9 @@ def recompute_events(
     batches = list(store.observations(Filter(source_id=source_id), COLUMNS, ordered=False))
     events = EVENTS.empty_table()
     if batches:
-        observations = steady(pa.Table.from_batches(batches), _sizes_px(store, source_id), settings)
+        observations = pa.Table.from_batches(batches)
+        if not any(calibration.flies for _, calibration in calibrations(store, source_id)):
+            observations = steady(observations, _sizes_px(store, source_id), settings)
         observations = locate_stored(store, source_id, observations, georeference or GeoreferenceSettings())
         events = compute_events(observations, store.zones(source_id), settings, _changes(store, source_id, settings))
     store.write_events(source_id, events)

@@ -1,10 +1,14 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from flows.config import EventSettings
-from flows.events import compute_events
+from flows.config import EventSettings, StitchSettings
+from flows.events import compute_events, recompute_events
 from flows.events.steady import steady
-from flows.store import Zone
+from flows.schema import OBSERVATIONS, TRACKLETS, ChunkResult
+from flows.stitch import stitch_source
+from flows.store import Zone, open_store
+from tests.stores import make_chunk, make_observation, make_tracklet
 from tests.walks import make_observations
 
 SIZES_PX = {"video": (640, 360)}
@@ -16,11 +20,11 @@ ZONE = Zone("dig area", "zone", ((200, 150), (500, 150), (500, 205), (200, 205))
 """It ends 5 px below the digger."""
 
 
-def _make(boxes, class_name="excavator"):
+def _make(boxes, class_name="excavator", track="digger"):
     boxes = np.asarray(boxes, dtype=float)
     points = [(i / HZ, float((b[0] + b[2]) / 2), float(b[3])) for i, b in enumerate(boxes)]
     columns = {f"{name}_px": boxes[:, i] for i, name in enumerate(("x1", "y1", "x2", "y2"))}
-    return make_observations({"digger": points}, class_name=[class_name] * len(boxes), **columns)
+    return make_observations({track: points}, class_name=[class_name] * len(boxes), **columns)
 
 
 def _swinging(seconds=SECONDS):
@@ -106,7 +110,74 @@ def test_a_machine_that_leaves_over_the_edge_drives(side, step):
     assert steady(observations, SIZES_PX, EventSettings()).equals(observations)
 
 
+def test_a_machine_that_comes_nearer_drives():
+    """Seen from no higher than itself it grows to all sides."""
+    boxes = BODY + np.outer(np.arange(100), [-0.5, -0.3, 0.5, 1.0])
+    observations = _make(boxes)
+    assert steady(observations, SIZES_PX, EventSettings()).equals(observations)
+    observations = _make(boxes[::-1])
+    assert steady(observations, SIZES_PX, EventSettings()).equals(observations)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_what_hides_a_machine_for_long_moves_it_no_longer_than_that(share):
+    boxes = np.tile(BODY, (100 * HZ, 1))
+    hidden = slice(400, 400 + round(share * len(boxes)))
+    boxes[hidden, 3] -= 50
+    still = _boxes(steady(_make(boxes), SIZES_PX, EventSettings()))
+    right = np.abs(still - BODY).max(axis=1) < 1
+    assert right[:300].all()
+    assert right.mean() > 1 - share - 0.15
+
+
+def test_who_crawls_after_a_long_stand_is_not_left_there():
+    crawl = BODY + np.outer(np.arange(60 * HZ) / HZ, [2, 0, 2, 0])
+    still = _boxes(steady(_make([*np.tile(BODY, (300 * HZ, 1)), *crawl]), SIZES_PX, EventSettings()))
+    assert np.abs((still[-600:] - crawl)[:, [0, 2]].mean(axis=1)).max() < 25
+
+
+def test_rows_may_come_in_any_order_and_of_several():
+    arm, driver = _make(_swinging()), _make(BODY + np.outer(np.arange(100), [2, 0, 2, 0]), track="driver")
+    person = _make(_swinging(), "person", track="person")
+    table = pa.concat_tables([arm, person, driver])
+    order = np.random.default_rng(0).permutation(table.num_rows)
+    still = steady(table.take(order), SIZES_PX, EventSettings())
+    still = still.take(np.argsort(order))
+    assert _boxes(still[: arm.num_rows]) == pytest.approx(np.tile(BODY, (arm.num_rows, 1)))
+    assert still[arm.num_rows :].equals(table[arm.num_rows :].combine_chunks())
+
+
+def test_where_the_picture_ends_is_a_share_of_it():
+    """Boxes of large pictures end some pixels before an edge that cuts them."""
+    scale = 6
+    boxes = scale * (np.array([1.0, 100, 200, 200]) + np.outer(np.arange(80), [0, 0, -2, 0]))
+    observations = _make(boxes)
+    assert steady(observations, {"video": (640 * scale, 360 * scale)}, EventSettings()).equals(observations)
+    assert steady(observations, {}, EventSettings()).num_rows == 80  # of a picture that nobody knows
+
+
+def test_recomputed_events_are_of_what_stands(store_url):
+    arm = _swinging()
+    with open_store(store_url) as store:
+        chunk = make_chunk()
+        source = chunk.video.source_id
+        store.add_video(chunk.video)
+        store.plan([chunk])
+        rows = [
+            make_observation(chunk, i / HZ, class_name="excavator", x_px=(b[0] + b[2]) / 2, y_px=b[3])
+            | {f"{name}_px": float(v) for name, v in zip(("x1", "y1", "x2", "y2"), b, strict=True)}
+            for i, b in enumerate(arm.tolist())
+        ]
+        tracklets = pa.Table.from_pylist([make_tracklet(chunk, rows)], TRACKLETS)
+        store.commit(ChunkResult(chunk, pa.Table.from_pylist(rows, OBSERVATIONS), tracklets))
+        stitch_source(store, source, StitchSettings())
+        store.write_zones(source, [ZONE])
+        events = recompute_events(store, source).to_pylist()
+    assert [event["kind"] for event in events].count("visit") == 1
+
+
 def test_other_classes_are_left_alone():
     observations = _make(_swinging(), "person")
     assert steady(observations, SIZES_PX, EventSettings()) is observations
-    assert steady(observations, SIZES_PX, EventSettings(working_classes=("person",))) is not observations
+    still = steady(observations, SIZES_PX, EventSettings(arm_classes=("person",)))
+    assert _boxes(still)[0] == pytest.approx(BODY)
