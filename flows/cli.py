@@ -22,6 +22,7 @@ from flows.console import (
     out,
     print_missing,
     print_table,
+    source_name,
     store_url,
     video_id,
 )
@@ -29,7 +30,6 @@ from flows.errors import MissingExtraError, SightflowError
 from flows.exchange import VideoOption
 from flows.journal import Journal
 from flows.known import must_know, same_video
-from flows.schema import as_text
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,7 +61,7 @@ def status(store: StoreOption = None) -> None:
 def report(
     name: Annotated[str, typer.Argument(help="Name of the report; `list` names them all.")] = "counts",
     store: StoreOption = None,
-    source: Annotated[str | None, typer.Option(help="Only this source.")] = None,
+    source: Annotated[str | None, typer.Option(callback=source_name, help="Only this source.")] = None,
     class_name: Annotated[str | None, typer.Option("--class", help="Only this class.")] = None,
     t0: Annotated[str | None, typer.Option(help="From this time on (ISO, UTC).")] = None,
     t1: Annotated[str | None, typer.Option(help="Before this time (ISO, UTC).")] = None,
@@ -127,7 +127,7 @@ def evaluate(
 
 @app.command()
 def stitch(
-    source: Annotated[str, typer.Argument(help="The source whose tracklets are joined anew.")],
+    source: Annotated[str, typer.Argument(callback=source_name, help="The source whose tracklets are joined anew.")],
     store: StoreOption = None,
     version: Annotated[int, typer.Option(min=1, help="Version the links are written as; the newest is shown.")] = 1,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
@@ -147,7 +147,7 @@ def stitch(
 
 @app.command()
 def audit(
-    source: Annotated[str, typer.Argument(help="The source whose stitching is put to the test.")],
+    source: Annotated[str, typer.Argument(callback=source_name, help="The source whose stitching is put to the test.")],
     store: StoreOption = None,
     cuts: Annotated[int, typer.Option(min=1, help="How often an unbroken tracklet is cut in two.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of the places; the same seed cuts at the same ones.")] = 0,
@@ -258,11 +258,6 @@ def main() -> None:
             raise
         missing = MissingExtraError(f"this needs {error.name}, which is not installed: pip install 'sightflow[video]'")
         _fail(str(missing), missing.exit_code)
-    except UnicodeEncodeError:
-        odd = [as_text(argument) for argument in sys.argv[1:] if argument != as_text(argument)]
-        if not odd:
-            raise
-        _fail(f"{', '.join(odd)}: not UTF-8; write names as the store has them (sightflow status)", 2)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -75,6 +75,11 @@ def store_url(given: str | None) -> str:
     return given or Settings.load().store.url
 
 
+def source_name(value: Any) -> Any:
+    """Sources as the store has them, given in any encoding: one, several or None."""
+    return [as_text(name) for name in value] if isinstance(value, list) else value and as_text(value)
+
+
 def existing_store(given: str | None) -> Store:
     """The store a reading command asks; reading never creates a folder.
 

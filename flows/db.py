@@ -9,7 +9,14 @@ from zoneinfo import available_timezones
 
 import typer
 
-from flows.console import StoreOption, existing_store, out, print_table, store_url
+from flows.console import (
+    StoreOption,
+    existing_store,
+    out,
+    print_table,
+    source_name,
+    store_url,
+)
 from flows.errors import StoreError, UsageError
 from flows.store import open_store
 
@@ -70,7 +77,7 @@ def check(store: StoreOption = None) -> None:
 
 @app.command("time-zone")
 def time_zone(
-    source: Annotated[str, typer.Argument(help="The source whose times are shown in it.")],
+    source: Annotated[str, typer.Argument(callback=source_name, help="The source whose times are shown in it.")],
     name: Annotated[str, typer.Argument(help="Of the zone, such as Europe/Berlin.")],
     store: StoreOption = None,
 ) -> None:

@@ -10,7 +10,18 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from flows.console import StoreOption, command_line, err, existing_store, named_values, out, store_url, utc, video_id
+from flows.console import (
+    StoreOption,
+    command_line,
+    err,
+    existing_store,
+    named_values,
+    out,
+    source_name,
+    store_url,
+    utc,
+    video_id,
+)
 from flows.errors import UsageError
 from flows.store import Filter, Store, open_store
 
@@ -33,7 +44,7 @@ def export(
     ],
     store: StoreOption = None,
     video: VideoOption = None,
-    source: Annotated[str | None, typer.Option(help="Only this source.")] = None,
+    source: Annotated[str | None, typer.Option(callback=source_name, help="Only this source.")] = None,
     t0: T0Option = None,
     t1: T1Option = None,
     classes: Annotated[list[str] | None, typer.Option("--class", help="Only this class; may be repeated.")] = None,
@@ -61,7 +72,9 @@ def export(
 def import_file(
     file: Annotated[Path, typer.Argument(help="Ground truth or another tracker's results.")],
     video: Annotated[str, typer.Option(help="Path or address of the video they lie on.")],
-    source: Annotated[str, typer.Option(help="Name the tracks get in the store, for example gate-3-truth.")],
+    source: Annotated[
+        str, typer.Option(callback=source_name, help="Name the tracks get in the store, for example gate-3-truth.")
+    ],
     store: StoreOption = None,
     format_name: Annotated[str, typer.Option("--format", help="mot or coco.")] = "mot",
     class_name: Annotated[

@@ -12,7 +12,14 @@ import numpy as np
 import typer
 
 from flows.config import Settings
-from flows.console import StoreOption, err, existing_store, out, utc
+from flows.console import (
+    StoreOption,
+    err,
+    existing_store,
+    out,
+    source_name,
+    utc,
+)
 from flows.errors import CalibrationError, UsageError
 from flows.georeference import Calibration
 from flows.known import known_sources, must_know
@@ -24,7 +31,7 @@ ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings; 
 
 
 def calibrate(
-    source: Annotated[str, typer.Argument(help="The source whose ground plane is fitted.")],
+    source: Annotated[str, typer.Argument(callback=source_name, help="The source whose ground plane is fitted.")],
     points: Annotated[Path | None, typer.Option(help="CSV of control points; see docs/calibration.md.")] = None,
     since: Annotated[
         datetime | None, typer.Option("--from", help="World time from which it holds, UTC; default: from ever on.")
@@ -129,7 +136,7 @@ def _describe(calibration: Calibration) -> None:
 
 
 def zones(
-    source: Annotated[str, typer.Argument(help="The source the zones belong to.")],
+    source: Annotated[str, typer.Argument(callback=source_name, help="The source the zones belong to.")],
     file: Annotated[Path | None, typer.Argument(help="YAML or GeoJSON; see docs/zones.md.")] = None,
     restore: Annotated[int | None, typer.Option(help="Version to take up again, as a new one.")] = None,
     config: ConfigOption = None,
@@ -165,7 +172,9 @@ def zones(
 
 @events_app.command()
 def recompute(
-    sources: Annotated[list[str] | None, typer.Argument(help="The sources; default: all.")] = None,
+    sources: Annotated[
+        list[str] | None, typer.Argument(callback=source_name, help="The sources; default: all.")
+    ] = None,
     config: ConfigOption = None,
     store: StoreOption = None,
 ) -> None:

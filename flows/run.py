@@ -21,11 +21,11 @@ from flows.console import (
     print_counts,
     print_missing,
     print_undated,
+    source_name,
     utc,
     warn_of_password,
 )
 from flows.errors import UsageError
-from flows.schema import as_text
 from flows.store import open_store
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ _STOPPED = 130
 def run(
     paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, or s3://, gs://, https:// addresses.")],
     store: StoreOption = None,
-    source: Annotated[str | None, typer.Option(help="Camera the videos come from; default: each file's name.")] = None,
+    source: Annotated[
+        str | None, typer.Option(callback=source_name, help="Camera the videos come from; default: each file's name.")
+    ] = None,
     start_time: Annotated[
         datetime | None, typer.Option(help="World time of the first frame, UTC; default: what the file says.")
     ] = None,
@@ -122,7 +124,7 @@ def run_flow(
             uris,
             settings,
             opened,
-            source_id=None if source is None else as_text(source),
+            source_id=source,
             start_time=utc(start_time),
             command=command_line(settings.store.url, opened.url),
             retry_failed=retry_failed,
