@@ -9,14 +9,7 @@ from zoneinfo import available_timezones
 
 import typer
 
-from flows.console import (
-    StoreOption,
-    existing_store,
-    out,
-    print_table,
-    source_name,
-    store_url,
-)
+from flows.console import StoreOption, existing_store, out, print_table, source_name, store_url
 from flows.errors import StoreError, UsageError
 from flows.store import open_store
 

@@ -12,14 +12,7 @@ import numpy as np
 import typer
 
 from flows.config import Settings
-from flows.console import (
-    StoreOption,
-    err,
-    existing_store,
-    out,
-    source_name,
-    utc,
-)
+from flows.console import StoreOption, err, existing_store, out, source_name, utc
 from flows.errors import CalibrationError, UsageError
 from flows.georeference import Calibration
 from flows.known import known_sources, must_know
