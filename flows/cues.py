@@ -15,6 +15,8 @@ from flows.optical import Flow
 from flows.schema import BoolArray, Float64Array, FloatArray, Frame, ImageArray
 from flows.target import Target
 
+# What ends this near to the frame's edge, as a share of it, may go on beyond: it does not show what it looks like.
+_EDGE = 0.0125
 # A box covered by another's to more than this share shows, in part, the other object.
 _CLEAR_COVERAGE = 0.3
 # Boxes that end this near to the frame's edge, as a share of its side, are cut by it.
@@ -90,7 +92,8 @@ class Cues:
             forth = self._flow.carry(before)
             self._forth = {targets[i].target_id: forth[:, row] for row, i in enumerate(flown)}
             overlap[flown] = np.maximum(overlap[flown], _meeting(forth, self._back, image_rgb.shape[1::-1]))
-        return Evidence(overlap, describe(image_rgb, boxes_xyxy), _clear(boxes_xyxy))
+        clear = _clear(boxes_xyxy) & ~_cut(boxes_xyxy, image_rgb.shape[1::-1])
+        return Evidence(overlap, describe(image_rgb, boxes_xyxy), clear)
 
     def between(self, target_id: int, row: int) -> Iterator[Flown]:
         """Where an object was between the last keyframe and its detection (row) on this one, by flow from both."""
@@ -206,6 +209,13 @@ def candidate(
         unlike = np.full_like(unlike, _UNKNOWN_DIFFERENCE)
     spread = target.kalman.spread_px / float(own[0])
     return Candidate(target.class_name, overlap, distance2, unlike, size_ratio, spread)
+
+
+def _cut(boxes_xyxy: FloatArray, size_px: tuple[int, ...]) -> BoolArray:
+    """Which boxes (D, 4) end so near to the frame's edge that it may cut them."""
+    size = np.array(size_px, dtype=np.float64)
+    near = _EDGE * size
+    return np.any((boxes_xyxy[:, :2] <= near) | (boxes_xyxy[:, 2:] >= size - near), axis=1)
 
 
 def _clear(boxes_xyxy: FloatArray) -> BoolArray:

@@ -148,3 +148,19 @@ def test_looks_that_are_not_known_speak_neither_way():
     assert (
         found[True].difference[0] < found[False].difference[0] == found[False].difference[1] < found[True].difference[1]
     )
+
+
+@pytest.mark.parametrize(
+    ("box", "clear"),
+    [
+        ((60, 40, 100, 120), True),
+        ((3, 40, 40, 120), False),
+        ((60, 2, 100, 80), False),
+        ((280, 40, 317, 120), False),
+        ((60, 160, 100, 238), False),
+        ((6, 40, 40, 120), True),
+    ],
+)
+def test_what_the_frames_edge_may_cut_does_not_show_what_it_looks_like(box, clear):
+    _, evidence, _ = _cues(_frames(), [], [np.array(box, dtype=np.float32)])
+    assert evidence.clear.tolist() == [clear]
