@@ -54,29 +54,36 @@ class Looks:
         description: Of its first detection.
         clear: Whether that shows the object alone. Else its looks are not known till one does, or till it looked alike
             for long: a cyclist is never without a bicycle.
+        whole: Whether that shows all of it. Else its looks are those of a part, till one does.
     """
 
-    def __init__(self, description: FloatArray, *, clear: bool = True) -> None:
+    def __init__(self, description: FloatArray, *, clear: bool = True, whole: bool = True) -> None:
         self.first: FloatArray = description
         self.latest: FloatArray = description
         self._seen = int(clear)
         self._in_a_row = 1 - self._seen
+        self._whole = whole
 
     @property
     def known(self) -> bool:
         """Whether it was seen alone, or long enough."""
         return self._seen > 0
 
-    def take(self, description: FloatArray, *, clear: bool = True) -> None:
+    def take(self, description: FloatArray, *, clear: bool = True, whole: bool = True) -> None:
         """It looked like this next; what it is unlike, be it half hidden or another object, is not learned at once."""
         like = difference(self.latest[None], description[None])[0, 0] <= LIKE
         if not self.known:
             self._in_a_row = self._in_a_row + 1 if like else 1
             self.first = self.latest = description
+            self._whole = whole
             if clear or self._in_a_row >= _NEVER_ALONE:
                 self._seen, self._in_a_row = 1, 0
             return
-        if not clear:
+        if not clear or (self._whole and not whole):
+            return
+        if whole and not self._whole:
+            self.first = self.latest = description
+            self._seen, self._in_a_row, self._whole = 1, 0, True
             return
         self._in_a_row = 0 if like else self._in_a_row + 1
         if 0 < self._in_a_row < _CHANGED:

@@ -33,10 +33,18 @@ _REACH, _REACH_A_FRAME = 0.05, 0.02
 _STILL = np.zeros(2)
 
 
-def at_edge(boxes_xyxy: npt.NDArray[np.floating], sizes_px: npt.NDArray[np.number]) -> BoolArray:
-    """Which sides of boxes (..., 4) end so near to the edges of pictures (..., 2) that these cut them, (..., 4)."""
+def at_edge(
+    boxes_xyxy: npt.NDArray[np.floating],
+    sizes_px: npt.NDArray[np.number],
+    share: float = _CUT,
+    share_of_box: float = _CUT_OF_BOX,
+) -> BoolArray:
+    """Which sides of boxes (..., 4) end so near to the edges of pictures (..., 2) that these may cut them, (..., 4).
+
+    How near that is, is a share of the picture's side and no more than a share of the box's.
+    """
     box_px = np.maximum(boxes_xyxy[..., 2:] - boxes_xyxy[..., :2], 1)
-    near_px = np.minimum(_CUT * sizes_px, _CUT_OF_BOX * box_px)
+    near_px = np.minimum(share * sizes_px, share_of_box * box_px)
     limits = np.concatenate([np.zeros_like(sizes_px), sizes_px], axis=-1)
     result: BoolArray = np.abs(boxes_xyxy - limits) <= np.concatenate([near_px, near_px], axis=-1)
     return result

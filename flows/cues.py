@@ -11,11 +11,12 @@ import numpy as np
 from flows.appearance import LIKE, describe, difference
 from flows.associate import Candidate, coverage, iou, iou_matrix
 from flows.camera_motion import STILL, Affine, compose, inverse, warp_box
+from flows.carried import at_edge
 from flows.optical import Flow
 from flows.schema import BoolArray, Float64Array, FloatArray, Frame, ImageArray
 from flows.target import Target
 
-# What ends this near to the frame's edge, as a share of it, may go on beyond: it does not show what it looks like.
+# What ends this near to the frame's edge, as a share of it, may go on beyond: it shows a part.
 _EDGE = 0.0125
 # A box covered by another's to more than this share shows, in part, the other object.
 _CLEAR_COVERAGE = 0.3
@@ -33,12 +34,13 @@ class Evidence:
     """Of every detection (D) on a keyframe for every object (N).
 
     `overlap` (N, D): IoU with where the object should be. `looks` (D, L): descriptions. `clear` (D,): whether a
-    detection shows its object alone.
+    detection shows its object alone, `whole` (D,) all of it.
     """
 
     overlap: Float64Array
     looks: FloatArray
     clear: BoolArray
+    whole: BoolArray
 
 
 class Flown(NamedTuple):
@@ -92,8 +94,8 @@ class Cues:
             forth = self._flow.carry(before)
             self._forth = {targets[i].target_id: forth[:, row] for row, i in enumerate(flown)}
             overlap[flown] = np.maximum(overlap[flown], _meeting(forth, self._back, image_rgb.shape[1::-1]))
-        clear = _clear(boxes_xyxy) & ~_cut(boxes_xyxy, image_rgb.shape[1::-1])
-        return Evidence(overlap, describe(image_rgb, boxes_xyxy), clear)
+        whole = ~np.any(at_edge(boxes_xyxy, np.array(image_rgb.shape[1::-1]), _EDGE, np.inf), axis=1)
+        return Evidence(overlap, describe(image_rgb, boxes_xyxy), _clear(boxes_xyxy), whole)
 
     def between(self, target_id: int, row: int) -> Iterator[Flown]:
         """Where an object was between the last keyframe and its detection (row) on this one, by flow from both."""
@@ -191,7 +193,7 @@ def _in_view(
     anywhere from the edge to where flow carried it.
     """
     limits = np.array([0, 0, *size_px], dtype=np.float32)
-    cut = np.abs(box_xyxy - limits) <= _CUT * np.tile(size_px, 2)
+    cut = at_edge(box_xyxy, np.array(size_px), _CUT, np.inf)
     low, high = np.minimum(carried_xyxy, limits), np.maximum(carried_xyxy, limits)
     side = np.where(cut, np.clip(seen_xyxy, low, high), carried_xyxy)
     return np.clip(side, 0, np.tile(size_px, 2)).astype(np.float32)
@@ -209,13 +211,6 @@ def candidate(
         unlike = np.full_like(unlike, _UNKNOWN_DIFFERENCE)
     spread = target.kalman.spread_px / float(own[0])
     return Candidate(target.class_name, overlap, distance2, unlike, size_ratio, spread)
-
-
-def _cut(boxes_xyxy: FloatArray, size_px: tuple[int, ...]) -> BoolArray:
-    """Which boxes (D, 4) end so near to the frame's edge that it may cut them."""
-    size = np.array(size_px, dtype=np.float64)
-    near = _EDGE * size
-    return np.any((boxes_xyxy[:, :2] <= near) | (boxes_xyxy[:, 2:] >= size - near), axis=1)
 
 
 def _clear(boxes_xyxy: FloatArray) -> BoolArray:

@@ -226,7 +226,9 @@ class ChunkTracker:
                     for flown in self._cues.departure(target.target_id, target.looks.latest, self._recent):
                         target.flown(*flown)
         for target_id, row in matched.items():
-            self._live[target_id].looks.take(evidence.looks[row], clear=bool(evidence.clear[row]))
+            self._live[target_id].looks.take(
+                evidence.looks[row], clear=bool(evidence.clear[row]), whole=bool(evidence.whole[row])
+            )
         self._confirm(frame, found, names, matched)
         taken = set(matched.values())
         starting = strong
@@ -307,7 +309,7 @@ class ChunkTracker:
                 self.counters["duplicates"] += 1
                 continue
             sigma = detection_sigma(confidence)
-            looks = Looks(evidence.looks[row], clear=bool(evidence.clear[row]))
+            looks = Looks(evidence.looks[row], clear=bool(evidence.clear[row]), whole=bool(evidence.whole[row]))
             target = Target(target_id, frame, found.xyxy[row], confidence, names[row], sigma, looks)
             target.confirmed = confidence >= self._track.prompt_conf or target.convincing(self._track)
             target.detected(

@@ -83,3 +83,27 @@ def test_what_is_never_seen_alone_looks_as_it_does_for_a_while():
     assert cyclist.known
     cyclist.take(blue[0], clear=False)
     assert difference(cyclist.latest[None], red)[0, 0] == pytest.approx(0, abs=1e-5)
+
+
+def test_what_shows_a_part_is_forgotten_as_soon_as_all_of_it_is_seen():
+    """What comes in over the frame's edge looks otherwise once it is in."""
+    red, blue = describe(_dressed(RED, RED), BOX), describe(_dressed(BLUE, BLUE), BOX)
+    looks = Looks(red[0], whole=False)
+    looks.take(red[0], whole=False)
+    assert looks.known
+    assert difference(looks.latest[None], red)[0, 0] == pytest.approx(0, abs=1e-5)
+    looks.take(blue[0])
+    for _ in range(5):
+        looks.take(red[0], whole=False)
+    stored = Looks.from_list(looks.to_list())
+    assert stored is not None
+    assert difference(stored, blue)[:, 0] == pytest.approx(0, abs=1e-5)
+
+
+def test_a_part_of_what_was_covered_is_forgotten_as_well():
+    red, blue = describe(_dressed(RED, RED), BOX), describe(_dressed(BLUE, BLUE), BOX)
+    looks = Looks(red[0], clear=False)
+    looks.take(red[0], whole=False)
+    assert looks.known
+    looks.take(blue[0])
+    assert difference(looks.latest[None], blue)[0, 0] == pytest.approx(0, abs=1e-5)

@@ -151,7 +151,7 @@ def test_looks_that_are_not_known_speak_neither_way():
 
 
 @pytest.mark.parametrize(
-    ("box", "clear"),
+    ("box", "whole"),
     [
         ((60, 40, 100, 120), True),
         ((3, 40, 40, 120), False),
@@ -161,6 +161,7 @@ def test_looks_that_are_not_known_speak_neither_way():
         ((6, 40, 40, 120), True),
     ],
 )
-def test_what_the_frames_edge_may_cut_does_not_show_what_it_looks_like(box, clear):
+def test_what_the_frames_edge_may_cut_shows_a_part(box, whole):
     _, evidence, _ = _cues(_frames(), [], [np.array(box, dtype=np.float32)])
-    assert evidence.clear.tolist() == [clear]
+    assert evidence.whole.tolist() == [whole]
+    assert evidence.clear.tolist() == [True]
