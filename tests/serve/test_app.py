@@ -87,7 +87,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_clips_over_ray_serve(endpoint, tmp_path):
-    content = write_video(tmp_path / "clip.mp4", frames=50, size=(160, 120)).read_bytes()
+    content = write_video(tmp_path / "clip.mp4", frames=50).read_bytes()
 
     def send(name: str) -> httpx.Response:
         return httpx.post(f"{endpoint}/v1/clips", files={"file": (name, content)}, timeout=120)

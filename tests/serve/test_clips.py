@@ -139,7 +139,7 @@ def test_a_clip_of_several_chunks(tmp_path):
     config.write_text(config.read_text() + "\nplan: {chunk_seconds: 1, overlap_seconds: 0.2}")
     made = ClipProcessor(ServeSettings(store=str(tmp_path / "store"), config=config, torch_threads=1))
     (tmp_path / "up").mkdir()
-    events = _processed(made, write_video(tmp_path / "up" / "clip.mp4", frames=50, size=(160, 120)))
+    events = _processed(made, write_video(tmp_path / "up" / "clip.mp4", frames=50, size=(64, 48)))
     made.close()
     assert (events[0]["chunks"], events[-1]) == (2, {"event": "done"})
     assert {event["chunk"] for event in events if event["event"] == "progress"} == {1, 2}
