@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from dashboard.parts import boxes, nothing, table
 from flows.calibrate import LENS_POINTS, ControlPoints, fit_homography, fit_with_lens
 from flows.errors import CalibrationError
 from flows.georeference import Calibration, to_pixels
-from flows.locate import calibrations, locate
+from flows.locate import relocate
 from flows.store import Store
 
 COLUMNS = ("x_px", "y_px", "x_m", "y_m")
@@ -67,7 +66,7 @@ def _titles(**options: Any) -> dict[str, Any]:
 
 def _save(store: Store, source_id: str, fitted: Calibration) -> None:
     store.write_calibration(source_id, fitted.to_json())
-    store.relocate(source_id, partial(locate, versions=calibrations(store, source_id)))
+    relocate(store, source_id)
 
 
 def _points(known: Calibration | None) -> pd.DataFrame:

@@ -29,6 +29,8 @@ DEPTH_SIGMA = 0.15
 """Standard deviation of an object's depth about that of its class, as a share: cars are seen along and across."""
 MAX_K1 = 0.5
 """Lenses bend no more; up to here the model is one-to-one inside the picture."""
+_FOCAL = (0.3, 20.0)
+"""Focal lengths of lenses, in half diagonals of the picture: from 147 degrees across it to 6."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,30 @@ def to_pixels(calibration: Calibration, xy_m: Floats) -> Floats:
     scale = np.where(mapped[:, 2] > 0, mapped[:, 2], np.nan)
     points_px: Floats = mapped[:, :2] / scale[:, None]
     return calibration.lens.bend(points_px) if calibration.lens else points_px
+
+
+def nadir_px(calibration: Calibration, size_px: tuple[float, float]) -> Floats | None:
+    """Where upright lines meet in pictures of a size, below the camera.
+
+    Of a camera with square pixels, whose axis goes through the middle of its picture, one focal length makes a
+    homography the view of a plane (Zhang, PAMI 2000, equations 3 and 4).
+
+    Returns:
+        (3,) homogeneous pixels, straightened; None where the camera looks straight down, or nothing real fits.
+    """
+    centre_px = calibration.lens.centre_px if calibration.lens else (size_px[0] / 2, size_px[1] / 2)
+    unit_px = float(np.hypot(*size_px)) / 2
+    to_px = np.array([[unit_px, 0, centre_px[0]], [0, unit_px, centre_px[1]], [0, 0, 1]])
+    (ax, ay, az), (bx, by, bz), _ = (np.linalg.inv(to_px) @ np.linalg.inv(calibration.image_to_ground)).T
+    # With w = 1 / focal^2: both axes of the ground are at right angles, and of one length.
+    across = np.array([ax * bx + ay * by, ax**2 + ay**2 - bx**2 - by**2])
+    deep = np.array([az * bz, az**2 - bz**2])
+    w = -float(across @ deep) / max(float(across @ across), 1e-300)
+    if not 1 / _FOCAL[1] ** 2 < w < 1 / _FOCAL[0] ** 2:
+        return None
+    upright = np.cross([ax * np.sqrt(w), ay * np.sqrt(w), az], [bx * np.sqrt(w), by * np.sqrt(w), bz])
+    result: Floats = to_px @ (upright * [1 / np.sqrt(w), 1 / np.sqrt(w), 1])
+    return result
 
 
 def to_lonlat(calibration: Calibration, xy_m: Floats) -> Floats:

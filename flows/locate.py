@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +16,7 @@ import pyarrow.compute as pc
 from flows.config import GeoreferenceSettings
 from flows.errors import TelemetryError
 from flows.flight import PoseNoise, flight_positions
-from flows.georeference import DEPTH_SIGMA, Calibration, Floats, ground_positions, to_pixels
+from flows.georeference import DEPTH_SIGMA, Calibration, Floats, ground_positions, nadir_px, to_pixels
 from flows.schema import ChunkResult, Video
 from flows.store.base import Store
 from flows.telemetry import Telemetry, beside
@@ -24,12 +26,19 @@ _log = logging.getLogger(__name__)
 GROUND_POINT_SIGMA = 0.03
 """Standard deviation of an object's bottom edge as a share of its box height: about 3 px on a person of 100 px."""
 MIN_SIGMA_PX = 1.0
-DEPTHS_M = {
-    **{"bicycle": 1.5, "motorcycle": 1.8, "car": 4.0, "truck": 5.5, "bus": 9.0},
-    **{"forklift": 2.5, "excavator": 4.6, "loader": 6.0, "bulldozer": 5.0, "crane": 6.0},
+SIZES_M = {
+    **{"person": (0.28, 0.2), "bicycle": (1.7, 0.6), "motorcycle": (2.1, 0.75), "car": (4.5, 1.8)},
+    **{"truck": (6.3, 2.4), "bus": (11.6, 2.5), "forklift": (2.7, 1.2), "excavator": (4.2, 3.0)},
+    **{"loader": (7.0, 2.4), "bulldozer": (5.0, 2.9), "crane": (6.9, 2.5)},
 }
-"""How deep objects are on the ground: 2/pi of their class's length and width together, the mean over all directions.
-Arms are not part of it. People, and what is not named, are where their box ends."""
+"""Length and width of objects on the ground, by class: a person's shoes; arms of machines are not part of them."""
+DEPTHS_M = {name: round(2 / math.pi * (length + width), 1) for name, (length, width) in SIZES_M.items()}
+"""How deep objects are on the ground: the mean over all directions that they may face. What is not named is where its
+box ends."""
+UPRIGHT = ("person",)
+"""Classes of what is much higher than deep."""
+WHEELED = ("bicycle", "motorcycle", "car", "truck", "bus", "forklift", "loader")
+"""Classes of what faces the way it drives, but for forklifts that have turned on the spot."""
 POINT = ("x_px", "y_px")
 """The columns of the ground point in the picture."""
 POSITION = ("x_m", "y_m", "sigma_m")
@@ -37,6 +46,12 @@ POSITION = ("x_m", "y_m", "sigma_m")
 
 Versions = Sequence[tuple[datetime, Calibration]]
 """Calibrations of one source by the time from which each holds, in order."""
+Sizes = Mapping[str, tuple[int, int]]
+"""Width and height in pixels of videos, by id."""
+
+_BOX = ("x1_px", "y1_px", "x2_px", "y2_px")
+# An object is no narrower than a share of its box: it leans by no more than the rest, half of it to either side.
+_LEAN = 0.35
 
 
 def locate_stored(
@@ -62,12 +77,13 @@ def locate_stored(
         The same rows with x_m, y_m and sigma_m; as they were where nothing says how to place them.
     """
     versions = calibrations(store, source_id)
+    videos = list(_videos(store, source_id)) if video is None else [_of(video)]
     if any(not calibration.flies for _, calibration in versions):
-        return locate(observations, versions)
+        return locate(observations, versions, {video_id: size_px for video_id, _, size_px in videos})
     if not settings.telemetry or not observations.num_rows:
         return observations
     located: Floats = np.stack([pc.cast(observations[name], pa.float64()).to_numpy() for name in POSITION], axis=1)
-    for video_id, uri, size_px in _videos(store, source_id) if video is None else [_of(video)]:
+    for video_id, uri, size_px in videos:
         rows = np.flatnonzero(pc.equal(observations["video_id"], video_id).to_numpy())
         if len(rows) and (telemetry := _telemetry(uri, settings)) is not None:
             origin = _origin(store, source_id, telemetry, size_px, settings)
@@ -99,36 +115,120 @@ def _videos(store: Store, source_id: str) -> Iterator[tuple[str, str, tuple[int,
         yield row["video_id"], row["uri"], (row["width_px"], row["height_px"])
 
 
+def sizes_px(store: Store, source_id: str) -> Sizes:
+    """Sizes of a source's videos."""
+    return {video_id: size_px for video_id, _, size_px in _videos(store, source_id)}
+
+
+def relocate(store: Store, source_id: str) -> None:
+    """Put a source's stored observations on the ground anew, by the calibrations that it has now.
+
+    Raises:
+        StoreError: See `Store.relocate`.
+    """
+    versions, sizes = calibrations(store, source_id), sizes_px(store, source_id)
+    store.relocate(source_id, lambda observations: locate(observations, versions, sizes))
+
+
 def calibrations(store: Store, source_id: str) -> Versions:
     """A source's calibrations."""
     return [(since, Calibration.from_json(text)) for since, text in store.calibrations(source_id)]
 
 
-def locate(observations: pa.Table, versions: Versions) -> pa.Table:
+def locate(
+    observations: pa.Table,
+    versions: Versions,
+    sizes_px: Sizes = MappingProxyType({}),
+    headings_rad: Floats | None = None,
+) -> pa.Table:
     """The same observations with x_m, y_m and sigma_m; null before the first version and beyond the horizon.
 
     The ground points in pixels of what is deep (`DEPTHS_M`) move to its middle, too. That is never above the middle of
-    the box: where the picture's edge cuts an object, little of its depth is seen.
+    the box: where the picture's edge cuts an object, little of its depth is seen. Those of people (`UPRIGHT`) move
+    sideways, too, for a camera that looks down sees them lean outwards.
+
+    Args:
+        observations: to be placed.
+        versions: of the source's calibration.
+        sizes_px: of the pictures by video; where that is not known nothing leans.
+        headings_rad: (N,) angles on the ground at which objects face, forwards or backwards, NaN where that is not
+            known: how deep one is follows from its length and width (`SIZES_M`) then. What sigma_m says of depths
+            stays that of the class.
     """
     points_px, sigma_px = _ground_points(observations)
-    depth_m = depths_m(observations)
-    half_px = (points_px[:, 1] - pc.cast(observations["y1_px"], pa.float64()).to_numpy()) / 2
+    boxes_px = np.stack([pc.cast(observations[name], pa.float64()).to_numpy() for name in _BOX], axis=1)
+    pictures_px = _pictures_px(observations, sizes_px)
+    headings_rad = np.full(len(points_px), np.nan) if headings_rad is None else headings_rad
+    mean_m = depths_m(observations)
     located = np.full((len(points_px), 3), np.nan)
     t_us = observations["ts"].cast(pa.int64()).to_numpy()
     since_us = pa.array([since for since, _ in versions], observations["ts"].type).cast(pa.int64()).to_numpy()
     which = np.searchsorted(since_us, t_us, side="right") - 1
     for index, (_, calibration) in enumerate(versions):
-        rows = which == index
-        if rows.any():
-            found_m, sigma_m = ground_positions(calibration, points_px[rows], sigma_px[rows], depth_m[rows])
-            deep = depth_m[rows] > 0
-            up_px = np.nan_to_num(to_pixels(calibration, found_m) - points_px[rows]) * deep[:, None]
-            share = np.minimum(1, half_px[rows] / np.maximum(-up_px[:, 1], 1e-6))
-            points_px[rows] += share[:, None] * up_px
-            short = deep & (share < 1)
-            found_m[short] = ground_positions(calibration, points_px[rows][short], 1.0)[0]
-            located[rows] = np.column_stack([found_m, sigma_m])
+        rows = np.flatnonzero(which == index)
+        if not len(rows):
+            continue
+        names = observations["class_name"].take(pa.array(rows))
+        depth_m = _faced_depth_m(calibration, points_px[rows], names, headings_rad[rows], mean_m[rows])
+        upright = rows[pc.is_in(names, pa.array(UPRIGHT)).to_numpy()]
+        points_px[upright, 0] += _lean_px(calibration, boxes_px[upright], pictures_px[upright])
+        found_m, sigma_m = ground_positions(calibration, points_px[rows], sigma_px[rows], depth_m)
+        deep = depth_m > 0
+        up_px = np.nan_to_num(to_pixels(calibration, found_m) - points_px[rows]) * deep[:, None]
+        half_px = (boxes_px[rows, 3] - boxes_px[rows, 1]) / 2
+        share = np.minimum(1, half_px / np.maximum(-up_px[:, 1], 1e-6))
+        points_px[rows] += share[:, None] * up_px
+        short = deep & (share < 1)
+        found_m[short] = ground_positions(calibration, points_px[rows][short], 1.0)[0]
+        sigma_m = np.sqrt(sigma_m**2 + DEPTH_SIGMA**2 * (mean_m[rows] ** 2 - depth_m**2))
+        located[rows] = np.column_stack([found_m, sigma_m])
     return with_columns(observations, [*POINT, *POSITION], np.column_stack([points_px, located]))
+
+
+def _lean_px(calibration: Calibration, boxes_px: Floats, pictures_px: Floats) -> Floats:
+    """(N,) how far beside the middles of their boxes upright objects touch the ground, in pixels.
+
+    They point to the nadir. (Lenses bend that by a centimetre or two.)
+    """
+    middles_px, (width_px, height_px) = (boxes_px[:, :2] + boxes_px[:, 2:]) / 2, (boxes_px[:, 2:] - boxes_px[:, :2]).T
+    slope = np.zeros(len(boxes_px))
+    for size_px in np.unique(pictures_px[np.isfinite(pictures_px[:, 0])], axis=0):
+        if (nadir := nadir_px(calibration, (size_px[0], size_px[1]))) is not None:
+            own = (pictures_px == size_px).all(axis=1)
+            x, y = (nadir[:2] - nadir[2] * middles_px[own]).T
+            slope[own] = np.divide(x, y, out=np.zeros_like(x), where=y != 0)
+    return np.clip(slope * height_px / 2, -_LEAN * width_px, _LEAN * width_px)
+
+
+def _faced_depth_m(
+    calibration: Calibration, points_px: Floats, names: pa.ChunkedArray, headings_rad: Floats, mean_m: Floats
+) -> Floats:
+    """(N,) how deep objects are, seen from the camera, by the way they face; `mean_m` where that is not known.
+
+    The lower edge of a box is a row of the picture: it touches the corner that lies nearest along that row's normal on
+    the ground, and the middle is as far from there as the way along the line of sight is long.
+    """
+    depth_m, known = mean_m.copy(), np.isfinite(headings_rad)
+    at_m, beyond_m, beside_m = (
+        ground_positions(calibration, points_px[known] + step, 1.0)[0] for step in ([0, 0], [0, -1], [1, 0])
+    )
+    sight, row = beyond_m - at_m, beside_m - at_m
+    lengths = np.linalg.norm(sight, axis=1) * np.linalg.norm(row, axis=1)
+    slant = np.abs(sight[:, 0] * row[:, 1] - sight[:, 1] * row[:, 0]) / np.where(lengths > 0, lengths, np.nan)
+    angle = np.arctan2(row[:, 0], -row[:, 1]) - headings_rad[known]
+    sizes_m = [SIZES_M.get(name, (np.nan, np.nan)) for name in names.filter(pa.array(known)).to_pylist()]
+    length_m, width_m = np.array(sizes_m).reshape(-1, 2).T
+    seen_m = (length_m * np.abs(np.cos(angle)) + width_m * np.abs(np.sin(angle))) / np.where(slant > 0, slant, np.nan)
+    depth_m[known] = np.where(np.isfinite(seen_m), seen_m, mean_m[known])
+    return depth_m
+
+
+def _pictures_px(observations: pa.Table, sizes_px: Sizes) -> Floats:
+    """(N, 2) width and height of the pictures; NaN where that is not known."""
+    videos = observations["video_id"].combine_chunks().dictionary_encode()
+    known = [sizes_px.get(video_id, (np.nan, np.nan)) for video_id in videos.dictionary.to_pylist()]
+    result: Floats = np.array([*known, (np.nan, np.nan)], dtype=np.float64)[videos.indices.to_numpy()]
+    return result
 
 
 def sigma_of_ground_point_px(y1_px: Floats, y2_px: Floats) -> Floats:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +39,7 @@ def calibrate(
     store: StoreOption = None,
 ) -> None:
     """Fit a source's ground plane from control points, place what is stored and recompute its events; or check it."""
-    from flows.locate import calibrations, locate
+    from flows.locate import relocate
 
     settings = Settings.load(config)
     if points is None and (since is not None or k1 is not None or fit_lens):
@@ -51,7 +50,7 @@ def calibrate(
         if points is not None:
             calibration = _fitted(opened, source, points, k1, fit_lens, still)
             opened.write_calibration(source, calibration.to_json(), utc(since) or EPOCH)
-            opened.relocate(source, partial(locate, versions=calibrations(opened, source)))
+            relocate(opened, source)
             _recompute(opened, source, settings)
             _note_if_unknown(opened, source)
         elif (text := opened.calibration(source)) is not None:

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from flows.calibrate import ControlPoints, fit_homography, fit_with_lens, read_points
 from flows.demo.camera import Camera
 from flows.errors import CalibrationError
-from flows.georeference import MAX_K1, Calibration, Lens, ground_positions, to_lonlat, to_pixels
-from flows.locate import DEPTHS_M, locate
+from flows.georeference import MAX_K1, Calibration, Lens, ground_positions, nadir_px, to_lonlat, to_pixels
+from flows.locate import DEPTHS_M, SIZES_M, locate
 from flows.schema import EPOCH, OBSERVATIONS
+from tests.walks import box_of
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PETS09 = SHARED / "data/mot15/PETS09-S2L1/gt.txt"
@@ -224,6 +226,13 @@ def _make_observations(points_px: np.ndarray) -> pa.Table:
     return pa.table([columns[field.name] for field in OBSERVATIONS], schema=OBSERVATIONS)
 
 
+def _with_boxes(observations: pa.Table, boxes_xyxy: np.ndarray) -> pa.Table:
+    for column, values in zip(("x1_px", "y1_px", "x2_px", "y2_px"), boxes_xyxy.T, strict=True):
+        index = observations.schema.get_field_index(column)
+        observations = observations.set_column(index, column, pa.array(values, pa.float32()))
+    return observations
+
+
 def _of_class(observations: pa.Table, *names: str) -> pa.Table:
     index = observations.schema.get_field_index("class_name")
     return observations.set_column(index, "class_name", pa.array(list(names) * (len(observations) // len(names))))
@@ -242,17 +251,17 @@ def test_locate_fills_metres_and_keeps_the_schema():
     assert sigma_m[1] is None
 
 
-def test_vehicles_are_placed_by_their_middles():
+def test_what_is_deep_is_placed_by_its_middle():
     camera = _make_camera(tilt_rad=0.4)
     where_px = np.array([[100.0, 300], [320, 400], [600, 320]])
-    observations = _of_class(_make_observations(where_px), "car", "person", "car")
+    observations = _of_class(_make_observations(where_px), "car", "train", "person")
 
     located = locate(observations, [(EPOCH, _make_calibration(camera))])
 
     edges_m = camera.to_ground(where_px)
     found_m = np.stack([located["x_m"].to_numpy(), located["y_m"].to_numpy()], axis=1)
     beyond_m = np.linalg.norm(found_m - edges_m, axis=1)
-    assert beyond_m == pytest.approx([DEPTHS_M["car"] / 2, 0, DEPTHS_M["car"] / 2], abs=1e-3)
+    assert beyond_m == pytest.approx([DEPTHS_M["car"] / 2, 0, DEPTHS_M["person"] / 2], abs=1e-3)
     # In the picture, too, and when it is placed again.
     found_px = np.stack([located["x_px"].to_numpy(), located["y_px"].to_numpy()], axis=1)
     assert found_px == pytest.approx(_pixels(camera, found_m), abs=1e-2)
@@ -261,7 +270,106 @@ def test_vehicles_are_placed_by_their_middles():
     # Away from the camera: nearly as much further from it.
     foot_m = camera.to_ground(where_px[1:2] + np.array([0, 1e7]))[0]
     further_m = np.linalg.norm(found_m - foot_m, axis=1) - np.linalg.norm(edges_m - foot_m, axis=1)
-    assert further_m[[0, 2]] == pytest.approx([2, 2], abs=0.2)
+    assert further_m[[0, 2]] == pytest.approx([2, 0.15], abs=0.01)
+
+
+@pytest.mark.parametrize("turned_deg", [0, 70])
+@pytest.mark.parametrize("heading_deg", [0, 20, 45, 70, 90])
+@pytest.mark.parametrize("at_m", [(1.0, 18.0), (8.0, 15.0), (-5.0, 20.0)])
+@pytest.mark.parametrize("name", ["car", "truck"])
+def test_vehicles_are_as_deep_as_the_way_they_head_shows(name, at_m, heading_deg, turned_deg):
+    camera, heading_rad = _make_camera(), np.radians(heading_deg)
+    box = box_of(camera, np.array(at_m), heading_rad, (*SIZES_M[name], 1.5))
+    observations = _with_boxes(_of_class(_make_observations(box[None, 2:]), name), box[None])
+    # The frame may lie anywhere.
+    turn = np.radians(turned_deg)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    calibration = fit_homography(_pixels(camera, GROUND_M), GROUND_M @ rotation.T + [300.0, -40])
+    centre_m = rotation @ at_m + [300.0, -40]
+
+    def error_m(facing_rad: float | None) -> float:
+        headings_rad = None if facing_rad is None else np.array([facing_rad + turn])
+        placed = locate(observations, [(EPOCH, calibration)], {"a": SIZE_PX}, headings_rad)
+        return float(np.hypot(placed["x_m"][0].as_py() - centre_m[0], placed["y_m"][0].as_py() - centre_m[1]))
+
+    assert error_m(heading_rad) < (0.55 if heading_deg == 0 else 0.8)
+    assert error_m(heading_rad - np.pi) == pytest.approx(error_m(heading_rad), abs=1e-6)
+    if heading_deg == 0:
+        assert error_m(heading_rad) < error_m(None) - 0.4
+    assert error_m(np.nan) == error_m(None)
+
+
+def test_headings_hold_for_their_own_rows_and_what_has_no_size_is_left():
+    box = box_of(_make_camera(), np.array([1.0, 18.0]), 0.0, (*SIZES_M["truck"], 1.5))
+    boxes = np.tile(box, (4, 1))
+    boxes[3, [1, 3]] = [20, 25]  # beyond the horizon
+    observations = _with_boxes(_of_class(_make_observations(boxes[:, 2:]), "truck", "truck", "train", "truck"), boxes)
+    times = pa.array([EPOCH, EPOCH + timedelta(hours=1), EPOCH, EPOCH], observations.schema.field("ts").type)
+    observations = observations.set_column(observations.schema.get_field_index("ts"), "ts", times)
+    calibration = _make_calibration()
+    versions = [(EPOCH, calibration), (EPOCH + timedelta(minutes=30), calibration)]
+    mean, faced = (
+        locate(observations, versions),
+        locate(observations, versions, headings_rad=np.array([np.nan, 0, 0, 0])),
+    )
+    moved_m = np.array(faced["y_m"].to_pylist(), dtype=float) - np.array(mean["y_m"].to_pylist(), dtype=float)
+    assert moved_m[[0, 2]] == pytest.approx([0, 0], abs=1e-6)
+    assert moved_m[1] < -0.5
+    assert faced["x_m"][3].as_py() is None
+
+
+@pytest.mark.parametrize("tilt_rad", [0.2, 0.4, 0.9, 1.4])
+@pytest.mark.parametrize("swap", [False, True])
+def test_upright_lines_meet_below_the_camera(tilt_rad, swap):
+    camera = _make_camera(tilt_rad=tilt_rad)
+    ground_m = GROUND_M - np.array([0, 7 * (tilt_rad > 1)])
+    calibration = fit_homography(_pixels(camera, ground_m), ground_m[:, ::-1] if swap else ground_m)
+    nadir = nadir_px(calibration, SIZE_PX)
+    assert nadir is not None
+    below_px = camera.height_px / 2 + camera.focal_px / np.tan(tilt_rad)
+    assert nadir[:2] / nadir[2] == pytest.approx([camera.width_px / 2, below_px], abs=1e-3)
+
+
+def test_what_no_camera_sees_like_this_has_no_nadir():
+    down = fit_homography(GROUND_M * 10, GROUND_M)
+    assert nadir_px(down, SIZE_PX) is None
+    flattened = _make_calibration()
+    flattened = replace(flattened, image_to_ground=np.diag([1, 0.3, 1]) @ flattened.image_to_ground)
+    assert nadir_px(flattened, SIZE_PX) is None
+
+
+@pytest.mark.parametrize("k1", [None, -0.2])
+@pytest.mark.parametrize("at_m", [(-5.0, 10.0), (0.0, 10.0), (2.0, 10.0), (5.0, 10.0), (3.0, 16.0)])
+def test_who_leans_outwards_is_placed_at_his_feet(at_m, k1):
+    camera, size_m = _make_camera(tilt_rad=0.5), (*SIZES_M["person"], 1.75)
+    lens = None if k1 is None else Lens.of_picture(k1, *SIZE_PX)
+    points_px = _pixels(camera, GROUND_M)
+    calibration = fit_homography(points_px if lens is None else lens.bend(points_px), GROUND_M, lens=lens)
+    box = box_of(camera, np.array(at_m), 0.0, size_m)
+    if lens is not None:
+        box = lens.bend(box.reshape(2, 2)).ravel()
+    observations = _of_class(_with_boxes(_make_observations(box[None, 2:]), box[None]), "person")
+
+    def off_m(sizes_px: dict[str, tuple[int, int]]) -> float:
+        placed = locate(observations, [(EPOCH, calibration)], sizes_px)
+        return float(np.hypot(placed["x_m"][0].as_py() - at_m[0], placed["y_m"][0].as_py() - at_m[1]))
+
+    leaning, upright = off_m({"a": SIZE_PX}), off_m({})
+    assert leaning < 0.07
+    assert off_m({"b": SIZE_PX}) == upright
+    if abs(at_m[0]) == 5:
+        assert upright > leaning + 0.1
+
+
+def test_no_one_leans_out_of_his_box():
+    """The model is of boxes of whole objects: what is narrow and high beside the nadir is something else."""
+    camera = _make_camera(tilt_rad=1.2)
+    boxes = np.array([[600.0, 100, 610, 470], [10, 400, 14, 470]])
+    observations = _of_class(_with_boxes(_make_observations(boxes[:, 2:]), boxes), "person")
+    placed = locate(observations, [(EPOCH, _make_calibration(camera))], {"a": SIZE_PX})
+    x_px = placed["x_px"].to_numpy()
+    assert (x_px > boxes[:, 0]).all()
+    assert (x_px < boxes[:, 2]).all()
 
 
 def test_what_the_pictures_edge_cuts_is_not_placed_above_its_boxs_middle():

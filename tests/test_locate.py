@@ -8,15 +8,19 @@ import pyarrow as pa
 import pytest
 
 from flows.calibrate import fit_homography
-from flows.config import EventSettings, GeoreferenceSettings
+from flows.config import EventSettings, GeoreferenceSettings, StitchSettings
+from flows.demo.camera import Camera
+from flows.events import recompute_events
 from flows.flight import BOUND_95
 from flows.georeference import Calibration
-from flows.locate import DEPTHS_M, calibrations, jitter_m, locate, locate_stored
+from flows.locate import DEPTHS_M, SIZES_M, calibrations, jitter_m, locate, locate_stored, relocate
 from flows.reports import run_report
 from flows.schema import EPOCH, OBSERVATIONS, Video
-from flows.store import Filter, open_store
+from flows.stitch import stitch_source
+from flows.store import Filter, Zone, open_store
 from tests.stores import START, make_video
 from tests.tracked import make_store, sighting
+from tests.walks import box_of
 
 CORNERS_PX = np.array([[0, 0], [640, 0], [640, 480], [0, 480.0]])
 
@@ -45,14 +49,18 @@ def test_every_machine_but_a_train_has_a_depth():
 
 def test_a_wrong_depth_is_no_jitter():
     observations = _make_observations(make_video(), [START])
-    person = locate(observations, [(START, _make_calibration(0.1))])
-    named = pa.array(["car"], observations.schema.field("class_name").type)
-    car = observations.set_column(observations.schema.get_field_index("class_name"), "class_name", named)
-    car = locate(car, [(START, _make_calibration(0.1))])
+    index = observations.schema.get_field_index("class_name")
 
-    assert car["sigma_m"][0].as_py() > person["sigma_m"][0].as_py() + 0.1
-    assert jitter_m(car) == pytest.approx(jitter_m(person), rel=1e-3)
-    assert jitter_m(person) == pytest.approx(person["sigma_m"].to_numpy())
+    def of(name: str, headings_rad: float | None = None) -> pa.Table:
+        named = observations.set_column(index, observations.schema.field(index), [pa.array([name])])
+        headings = None if headings_rad is None else np.array([headings_rad])
+        return locate(named, [(START, _make_calibration(0.1))], headings_rad=headings)
+
+    train, car = of("train"), of("car")
+    assert car["sigma_m"][0].as_py() > train["sigma_m"][0].as_py() + 0.1
+    assert jitter_m(train) == pytest.approx(train["sigma_m"].to_numpy())
+    for placed in (car, of("person"), of("truck", 0.0), of("truck", 1.5)):
+        assert jitter_m(placed) == pytest.approx(jitter_m(train), rel=1e-3)
 
 
 def test_calibrations_are_kept_by_time(store_url):
@@ -74,8 +82,9 @@ def test_calibrations_are_kept_by_time(store_url):
 
 
 def _make_walk(number: int, video: Video) -> list[dict]:
-    """Four seconds of a track that moves 25 px a second."""
-    return [sighting(video, f"{number}", i, (90 + i, 40, 110 + i, 200 + 40 * number)) for i in range(100)]
+    """Four seconds of a track that moves 25 px a second, of a class without depth."""
+    boxes = [(90 + i, 40, 110 + i, 200 + 40 * number) for i in range(100)]
+    return [sighting(video, f"{number}", i, box, class_name="train") for i, box in enumerate(boxes)]
 
 
 def test_a_calibration_that_comes_later_places_what_is_stored(store_url, tmp_path):
@@ -120,6 +129,29 @@ def test_another_sources_observations_are_left_alone(store_url, tmp_path):
         assert rows["n"].to_pylist() == [100, 0]
 
 
+def test_who_leans_stands_at_his_feet_wherever_he_is_placed(store_url, tmp_path):
+    """As his chunk is committed, when the source is calibrated anew, and for events."""
+    camera = Camera(width_px=640, height_px=480, focal_px=500, height_m=4, tilt_rad=0.7)
+    ground_m = np.array([[-2.0, 4], [2, 4], [2, 8], [-2, 8], [0, 6]])
+    points_px = camera.project(np.column_stack([ground_m, np.zeros(5)]))[0]
+    box = box_of(camera, np.array([2.0, 4.0]), 0.0, (*SIZES_M["person"], 1.75))
+    video = make_video(source_id="gate", fps=25.0, width_px=640, height_px=480)
+    strip = Zone("strip", "zone", ((1.9, 3), (2.1, 3), (2.1, 5), (1.9, 5)), "m")
+    with open_store(store_url) as store:
+        make_store(tmp_path, video, [sighting(video, "a", i, box) for i in range(50)], store)
+        store.write_calibration("gate", fit_homography(points_px, ground_m).to_json())
+        observations = pa.Table.from_batches(list(store.observations(Filter(source_id="gate"))))
+        located = locate_stored(store, "gate", observations, GeoreferenceSettings(), video)
+        assert np.abs(located["x_m"].to_numpy() - 2).max() < 0.05
+        relocate(store, "gate")
+        stored = pa.Table.from_batches(list(store.observations(Filter(source_id="gate"))))
+        assert stored["x_m"].to_numpy() == pytest.approx(located["x_m"].to_numpy())
+        store.write_zones("gate", [strip])
+        stitch_source(store, "gate", StitchSettings())
+        kinds = [event["kind"] for event in recompute_events(store, "gate").to_pylist()]
+        assert kinds.count("visit") == 1
+
+
 SRT = """{n}
 00:00:{s:02d},000 --> 00:00:{s:02d},999
 [focal_len: 24.00] [latitude: 46.500000] [longitude: {lon:.6f}] [rel_alt: 60.0 abs_alt: 500.0] {gimbal}
@@ -136,7 +168,7 @@ def _make_flight(folder: Path, gimbal: str = "[gb_yaw: 0.0 gb_pitch: -90.0 gb_ro
 def test_a_drone_is_placed_by_its_telemetry(store_url, tmp_path):
     video = _make_flight(tmp_path)
     # What stays in the middle of the picture travels with the drone.
-    rows = [sighting(video, "a", i, (1910, 1040, 1930, 1080)) for i in range(10)]
+    rows = [sighting(video, "a", i, (1910, 1040, 1930, 1080), class_name="train") for i in range(10)]
     with open_store(store_url) as store:
         make_store(tmp_path, video, rows, store)
         observations = pa.Table.from_batches(list(store.observations(Filter(source_id="drone"))))

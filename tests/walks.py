@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.config import EventSettings
+from flows.demo.camera import Camera
 from flows.events import compute_events
 from flows.schema import OBSERVATIONS, TIMESTAMP
 from flows.store import Zone
@@ -60,3 +61,13 @@ def walk(*corners: tuple[float, float], speed: float = 1.0, hz: float = 10.0) ->
 
 def seconds(events: pa.Table) -> list[float]:
     return [(t - START_US) / 1e6 for t in events["ts"].cast(pa.int64()).to_pylist()]
+
+
+def box_of(camera: Camera, centre_m: np.ndarray, heading_rad: float, size_m: tuple[float, ...]) -> np.ndarray:
+    """The box (4,) of a cuboid of length, width and height that stands on the ground."""
+    length_m, width_m, height_m = size_m
+    signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (0, 1)])
+    turn = np.array([[np.cos(heading_rad), -np.sin(heading_rad)], [np.sin(heading_rad), np.cos(heading_rad)]])
+    ground_m = centre_m + (signs[:, :2] * [length_m / 2, width_m / 2]) @ turn.T
+    corners_px = camera.project(np.column_stack([ground_m, signs[:, 2] * height_m]))[0]
+    return np.concatenate([corners_px.min(axis=0), corners_px.max(axis=0)])

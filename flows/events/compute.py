@@ -22,7 +22,7 @@ from flows.events.summary import presence, speeds
 from flows.events.visits import visits
 from flows.events.work import CHANGES, MASK_COLUMNS, mask_changes
 from flows.georeference import Floats
-from flows.locate import calibrations, depths_m, locate_stored
+from flows.locate import calibrations, depths_m, locate_stored, sizes_px
 from flows.schema import EVENTS, BoolArray, make_id
 from flows.store.base import Filter, Store, Zone
 
@@ -106,19 +106,15 @@ def recompute_events(
     events = EVENTS.empty_table()
     if batches:
         observations = pa.Table.from_batches(batches)
-        if not any(calibration.flies for _, calibration in calibrations(store, source_id)):
-            observations = steady(observations, _sizes_px(store, source_id), settings)
+        versions = calibrations(store, source_id)
+        fixed = not any(calibration.flies for _, calibration in versions)
+        sizes = sizes_px(store, source_id)
+        if fixed:
+            observations = steady(observations, sizes, settings)
         observations = locate_stored(store, source_id, observations, georeference or GeoreferenceSettings())
         events = compute_events(observations, store.zones(source_id), settings, _changes(store, source_id, settings))
     store.write_events(source_id, events)
     return events
-
-
-def _sizes_px(store: Store, source_id: str) -> dict[str, tuple[int, int]]:
-    """Width and height of a source's videos, by id."""
-    sql = "select video_id, width_px, height_px from videos where source_id = $source_id"
-    rows = store.query(sql, {"source_id": source_id}).to_pylist()
-    return {row["video_id"]: (row["width_px"], row["height_px"]) for row in rows}
 
 
 def _changes(store: Store, source_id: str, settings: EventSettings) -> pa.Table:
