@@ -10,7 +10,8 @@
 | `proximity` | a person and a machine near each other | `proximity` |
 | `cycle` | from a zone to another and back | `cycles` |
 
-`steady` gives machines that work on the spot one place, and `paths` holds the arrays all of them read.
+Before that, `steady` gives machines that work on the spot one place, and `ways` tells where vehicles head, and so how
+deep they are. `paths` holds the arrays all of them read.
 """
 
 from flows.events.compute import compute_events, recompute_events

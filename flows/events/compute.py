@@ -20,9 +20,10 @@ from flows.events.proximity import proximity
 from flows.events.steady import steady
 from flows.events.summary import presence, speeds
 from flows.events.visits import visits
+from flows.events.ways import ways
 from flows.events.work import CHANGES, MASK_COLUMNS, mask_changes
 from flows.georeference import Floats
-from flows.locate import calibrations, depths_m, locate_stored, sizes_px
+from flows.locate import calibrations, depths_m, locate, locate_stored, sizes_px
 from flows.schema import EVENTS, BoolArray, make_id
 from flows.store.base import Filter, Store, Zone
 
@@ -112,6 +113,8 @@ def recompute_events(
         if fixed:
             observations = steady(observations, sizes, settings)
         observations = locate_stored(store, source_id, observations, georeference or GeoreferenceSettings())
+        if fixed and versions:
+            observations = locate(observations, versions, sizes, ways(observations))
         events = compute_events(observations, store.zones(source_id), settings, _changes(store, source_id, settings))
     store.write_events(source_id, events)
     return events

@@ -77,9 +77,9 @@ def _stands(in_px: Paths, boxes: Floats, pictures_px: Floats, settings: EventSet
 
     window_us = round(settings.speed_window_seconds * US)
     x1, y1, x2, y2 = speed(window_us).T
-    pace = np.hypot(_common(x1, x2), _common(y1, y2)) / settings.standing_sizes_s
+    pace = np.hypot(common(x1, x2), common(y1, y2)) / settings.standing_sizes_s
     x1, _, x2, y2 = speed(_LOOK_US).T
-    grown = _common(-x1, x2)
+    grown = common(-x1, x2)
     drives = (grown * y2 > 0) & (np.abs(grown) > _GROWN) & (np.abs(y2) > _NEARER)
     begin, end = spans(in_px, standing(in_px, np.where(drives, np.inf, pace), window_us, _PAUSE_US))
     track = np.searchsorted(in_px.first, begin, side="right") - 1
@@ -116,10 +116,10 @@ def _elsewhere(one: Floats, other: Floats) -> bool:
     """Whether a machine has moved from one box to another; what hides its lower edge moves it, too."""
     x1, _, x2, y2 = other - one
     size = np.sqrt(max(float((one[2:] - one[:2]).clip(0).prod()), 1))
-    return bool(np.hypot(_common(x1, x2), y2) > _ELSEWHERE * size)
+    return bool(np.hypot(common(x1, x2), y2) > _ELSEWHERE * size)
 
 
-def _common(one: Floats, other: Floats) -> Floats:
+def common(one: Floats, other: Floats) -> Floats:
     """What two opposite sides both moved by; where the picture cuts one of them, what the other did."""
     lesser = np.where(np.abs(one) < np.abs(other), one, other)
     both = np.where(one * other > 0, lesser, 0.0)

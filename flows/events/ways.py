@@ -1,0 +1,94 @@
+"""Observations on the ground -> where vehicles head: what stands heads where it came from."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.events.paths import US, Ints, paths
+from flows.events.steady import common
+from flows.georeference import Floats
+from flows.locate import WHEELED
+
+# Places are medians over so long, and over so many boxes: one bad box is none of them.
+_PLACE_US, _BOXES = US // 3, 3
+# A way is as long at the least: shorter ones are boxes that tremble.
+_WAY_M = 4.0
+# No step between two of its places is a larger share of a way: what leaps was hidden, or is something else.
+_STEP = 0.5
+# What was out of sight for longer begins anew.
+_GAP_US = 3 * US
+# Of what goes that far, both sides of the box move the same way, or apart from each other, by this share of its size.
+# What something passing in front of it hides has one side moved.
+_MOVED = 0.05
+_BOX = ("x1_px", "y1_px", "x2_px", "y2_px")
+
+
+def ways(observations: pa.Table) -> Floats:
+    """Angle (N,) on the ground at which each vehicle (`WHEELED`) heads, radians; NaN for what goes nowhere or is none.
+
+    It is that of the ways between places four metres apart, half-way along each; from one to the next it turns by the
+    distance driven, so that what stands keeps it. Forwards and backwards are one.
+
+    Args:
+        observations: of one source, at least `paths.COLUMNS`, placed.
+    """
+    found = np.full(observations.num_rows, np.nan)
+    rows = np.flatnonzero(pc.is_in(observations["class_name"], pa.array(WHEELED)))
+    driven = observations.take(pa.array(rows))
+    in_m = paths(driven)["m"]
+    boxes = np.stack([driven[name].to_numpy().astype(np.float64) for name in _BOX], axis=1)[in_m.row]
+    for first, last in zip(in_m.first.tolist(), in_m.last.tolist(), strict=True):
+        track = slice(first, last + 1)
+        found[rows[in_m.row[track]]] = _along(in_m.t_us[track], in_m.xy(np.arange(first, last + 1)), boxes[track])
+    return found
+
+
+def _along(t_us: Ints, xy_m: Floats, boxes: Floats) -> Floats:
+    """Angles (N,) along one path."""
+    t, x, y, *sides = _medians(t_us, np.column_stack([t_us, xy_m, boxes])).T
+    places, places_px = np.column_stack([x, y]), np.column_stack(sides)
+    steps_m = np.hypot(*np.diff(places, axis=0, prepend=places[:1]).T).tolist()
+    fresh = (np.diff(t, prepend=t[0]) > _GAP_US).tolist()
+    angles, middles, driven_m, begin, leap_m = [], [], np.zeros(len(t)), 0, 0.0
+    from_x, from_y = places[0].tolist()
+    for end, (to_x, to_y) in enumerate(places.tolist()):
+        if fresh[end]:
+            driven_m[begin : end + 1] = driven_m[begin]
+            begin, from_x, from_y, leap_m = end, to_x, to_y, 0.0
+            continue
+        length, leap_m = math.hypot(to_x - from_x, to_y - from_y), max(leap_m, steps_m[end])
+        if length < max(_WAY_M, leap_m / _STEP) or not _moves(places_px[begin], places_px[end]):
+            continue
+        along = (places[begin : end + 1] - places[begin]) @ (places[end] - places[begin]) / length
+        # In order: what hides it for a moment while it stands is no part of the way.
+        driven_m[begin : end + 1] = driven_m[begin] + np.sort(np.clip(along, 0, length))
+        angles.append(math.atan2(to_y - from_y, to_x - from_x))
+        middles.append(driven_m[begin] + length / 2)
+        begin, from_x, from_y, leap_m = end, to_x, to_y, 0.0
+    if not angles:
+        return np.full(len(t_us), np.nan)
+    driven_m[begin:] = driven_m[begin]
+    result: Floats = np.interp(np.interp(t_us, t, driven_m), middles, np.unwrap(angles, period=np.pi))
+    return result
+
+
+def _medians(t_us: Ints, values: Floats) -> Floats:
+    """(P, C) of the values (N, C) of each piece of a path."""
+    n = len(t_us)
+    each = max(_BOXES, round(_PLACE_US * (n - 1) / max(int(t_us[-1] - t_us[0]), 1)))
+    piece = np.minimum(np.arange(n) // each, max(n // each - 1, 0))
+    begins = np.flatnonzero(np.diff(piece, prepend=-1))
+    middle = (begins + np.append(begins[1:], n)) // 2
+    return np.column_stack([column[np.lexsort((column, piece))][middle] for column in values.T])
+
+
+def _moves(before: Floats, after: Floats) -> bool:
+    """Whether what has these boxes (4,) was moved, not hidden in part."""
+    x1, y1, x2, y2 = after - before
+    size = np.sqrt(max(float((before[2:] - before[:2]).prod()), 1.0))
+    grown = common(-x1, x2) if common(-x1, x2) * y2 > 0 else 0.0
+    return bool(np.hypot(np.hypot(common(x1, x2), common(y1, y2)), grown) > _MOVED * size)
