@@ -362,3 +362,18 @@ def test_borders_are_told_by_their_first_frames(tmp_path, fps):
         times = np.array([round(n * NS / fps) for n in range(round(30 * fps))])
         expected = [int(np.searchsorted(times, border * 10 * NS)) + 1 for border in (1, 2)]
         assert border_frames(store, video.video_id) == expected
+
+
+@pytest.mark.parametrize(("width_px", "joined"), [(None, True), (400, True), (171, False)])
+def test_what_comes_in_over_the_edge_was_not_lost_in_the_middle(width_px, joined):
+    """One ends at 90 to 110 px, the other begins two seconds later, at 150 to 170 px and lower."""
+    size_px = None if width_px is None else (width_px, 400)
+    lost, found = _make_tracklet("a1", "a", 0, 3, 0), _make_tracklet("b1", "a", 5, 9, 0, y=200.0)
+    groups, _ = _tracks([replace(t, size_px=size_px) for t in (lost, found)])
+    assert (len(groups) == 1) == joined
+
+
+def test_who_leaves_over_the_edge_may_come_back():
+    away, back = _make_tracklet("a1", "a", 0, 3, 0), _make_tracklet("b1", "a", 5, 9, -60, y=200.0)
+    groups, _ = _tracks([replace(t, size_px=(111, 400)) for t in (away, back)])
+    assert len(groups) == 1
