@@ -94,7 +94,10 @@ class Cues:
             forth = self._flow.carry(before)
             self._forth = {targets[i].target_id: forth[:, row] for row, i in enumerate(flown)}
             overlap[flown] = np.maximum(overlap[flown], _meeting(forth, self._back, image_rgb.shape[1::-1]))
-        whole = ~np.any(at_edge(boxes_xyxy, np.array(image_rgb.shape[1::-1]), _EDGE, np.inf), axis=1)
+        size_px = np.array(image_rgb.shape[1::-1])
+        # Not every detector's boxes end with the frame.
+        shown_xyxy = np.clip(boxes_xyxy, 0, np.tile(size_px, 2))
+        whole = ~np.any(at_edge(shown_xyxy, size_px, _EDGE, np.inf), axis=1)
         return Evidence(overlap, describe(image_rgb, boxes_xyxy), _clear(boxes_xyxy), whole)
 
     def between(self, target_id: int, row: int) -> Iterator[Flown]:

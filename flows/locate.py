@@ -10,6 +10,7 @@ from datetime import datetime
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -157,7 +158,7 @@ def locate(
     """
     points_px, sigma_px = _ground_points(observations)
     boxes_px = np.stack([pc.cast(observations[name], pa.float64()).to_numpy() for name in _BOX], axis=1)
-    pictures_px = _pictures_px(observations, sizes_px)
+    picture, sizes = _pictures(observations, sizes_px)
     headings_rad = np.full(len(points_px), np.nan) if headings_rad is None else headings_rad
     mean_m = depths_m(observations)
     located = np.full((len(points_px), 3), np.nan)
@@ -171,7 +172,9 @@ def locate(
         names = observations["class_name"].take(pa.array(rows))
         depth_m = _faced_depth_m(calibration, points_px[rows], names, headings_rad[rows], mean_m[rows])
         upright = rows[pc.is_in(names, pa.array(UPRIGHT)).to_numpy()]
-        points_px[upright, 0] += _lean_px(calibration, boxes_px[upright], pictures_px[upright])
+        for i, size_px in enumerate(sizes):
+            shown = upright[picture[upright] == i]
+            points_px[shown, 0] += _lean_px(boxes_px[shown], nadir_px(calibration, size_px))
         found_m, sigma_m = ground_positions(calibration, points_px[rows], sigma_px[rows], depth_m)
         deep = depth_m > 0
         up_px = np.nan_to_num(to_pixels(calibration, found_m) - points_px[rows]) * deep[:, None]
@@ -185,19 +188,17 @@ def locate(
     return with_columns(observations, [*POINT, *POSITION], np.column_stack([points_px, located]))
 
 
-def _lean_px(calibration: Calibration, boxes_px: Floats, pictures_px: Floats) -> Floats:
-    """(N,) how far beside the middles of their boxes upright objects touch the ground, in pixels.
+def _lean_px(boxes_px: Floats, nadir: Floats | None) -> Floats:
+    """(N,) how far beside the middles of their boxes upright objects touch the ground, in pixels, by `nadir_px`.
 
-    They point to the nadir. (Lenses bend that by a centimetre or two.)
+    Their feet point to the nadir. (Lenses bend that by a centimetre or two.)
     """
+    if nadir is None:
+        return np.zeros(len(boxes_px))
     middles_px, (width_px, height_px) = (boxes_px[:, :2] + boxes_px[:, 2:]) / 2, (boxes_px[:, 2:] - boxes_px[:, :2]).T
-    slope = np.zeros(len(boxes_px))
-    for size_px in np.unique(pictures_px[np.isfinite(pictures_px[:, 0])], axis=0):
-        if (nadir := nadir_px(calibration, (size_px[0], size_px[1]))) is not None:
-            own = (pictures_px == size_px).all(axis=1)
-            x, y = (nadir[:2] - nadir[2] * middles_px[own]).T
-            slope[own] = np.divide(x, y, out=np.zeros_like(x), where=y != 0)
-    return np.clip(slope * height_px / 2, -_LEAN * width_px, _LEAN * width_px)
+    x, y = (np.where(nadir[2] < 0, -1, 1) * (nadir[:2] - nadir[2] * middles_px)).T
+    lean_px = np.divide(x, np.abs(y), out=np.zeros_like(x), where=y != 0) * height_px / 2
+    return np.clip(lean_px, -_LEAN * width_px, _LEAN * width_px)
 
 
 def _faced_depth_m(
@@ -216,19 +217,19 @@ def _faced_depth_m(
     lengths = np.linalg.norm(sight, axis=1) * np.linalg.norm(row, axis=1)
     slant = np.abs(sight[:, 0] * row[:, 1] - sight[:, 1] * row[:, 0]) / np.where(lengths > 0, lengths, np.nan)
     angle = np.arctan2(row[:, 0], -row[:, 1]) - headings_rad[known]
-    sizes_m = [SIZES_M.get(name, (np.nan, np.nan)) for name in names.filter(pa.array(known)).to_pylist()]
-    length_m, width_m = np.array(sizes_m).reshape(-1, 2).T
+    which = pc.index_in(names.filter(pa.array(known)), pa.array(list(SIZES_M))).fill_null(len(SIZES_M)).to_numpy()
+    length_m, width_m = np.array([*SIZES_M.values(), (np.nan, np.nan)])[which].T
     seen_m = (length_m * np.abs(np.cos(angle)) + width_m * np.abs(np.sin(angle))) / np.where(slant > 0, slant, np.nan)
     depth_m[known] = np.where(np.isfinite(seen_m), seen_m, mean_m[known])
     return depth_m
 
 
-def _pictures_px(observations: pa.Table, sizes_px: Sizes) -> Floats:
-    """(N, 2) width and height of the pictures; NaN where that is not known."""
+def _pictures(observations: pa.Table, sizes_px: Sizes) -> tuple[npt.NDArray[np.int64], list[tuple[int, int]]]:
+    """(N,) which of the sizes each observation's picture has, and these; -1 where that is not known."""
     videos = observations["video_id"].combine_chunks().dictionary_encode()
-    known = [sizes_px.get(video_id, (np.nan, np.nan)) for video_id in videos.dictionary.to_pylist()]
-    result: Floats = np.array([*known, (np.nan, np.nan)], dtype=np.float64)[videos.indices.to_numpy()]
-    return result
+    sizes = list(dict.fromkeys(sizes_px.values()))
+    known = [sizes.index(sizes_px[i]) if i in sizes_px else -1 for i in videos.dictionary.to_pylist()]
+    return np.array([*known, -1], dtype=np.int64)[videos.indices.to_numpy()], sizes
 
 
 def sigma_of_ground_point_px(y1_px: Floats, y2_px: Floats) -> Floats:

@@ -224,8 +224,8 @@ OBSERVATIONS = pa.schema(
         pa.field("class_name", pa.string(), nullable=False),
         pa.field("state", pa.string(), nullable=False),
         *(pa.field(f"{c}_px", pa.float32(), nullable=False) for c in ("x1", "y1", "x2", "y2")),
-        # The ground point: bottom centre of the box as estimated from masks and detections together; of a vehicle
-        # whose fixed camera is calibrated, the middle of the ground it covers (`locate.DEPTHS_M`).
+        # The ground point: bottom centre of the box as estimated from masks and detections together; of what a fixed
+        # camera that is calibrated sees, the middle of the ground it covers (`locate.SIZES_M`).
         pa.field("x_px", pa.float32(), nullable=False),
         pa.field("y_px", pa.float32(), nullable=False),
         pa.field("confidence", pa.float32()),

@@ -210,7 +210,7 @@ def _feature(store: Store, track: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _ground(calibration: Calibration, point: dict[str, Any], depth_m: float) -> tuple[float, float] | None:
-    """Where a point is in metres: as stored, or by a calibration that came later; None where neither says."""
+    """Where a point is in metres: as stored, or, but for leaning, by a later calibration; None if neither says."""
     if point["x_m"] is not None and point["y_m"] is not None:
         return point["x_m"], point["y_m"]
     if calibration.flies:

@@ -155,6 +155,7 @@ def test_looks_that_are_not_known_speak_neither_way():
     [
         ((60, 40, 100, 120), True),
         ((3, 40, 40, 120), False),
+        ((-20, 40, 40, 120), False),
         ((60, 2, 100, 80), False),
         ((280, 40, 317, 120), False),
         ((60, 160, 100, 238), False),

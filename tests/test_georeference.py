@@ -361,6 +361,20 @@ def test_who_leans_outwards_is_placed_at_his_feet(at_m, k1):
         assert upright > leaning + 0.1
 
 
+@pytest.mark.parametrize("tilt_rad", [1.1, 1.3])
+@pytest.mark.parametrize("feet_px", [(200.0, 470), (450, 440)])
+def test_who_stands_below_the_nadir_leans_towards_it(tilt_rad, feet_px):
+    """A camera that looks nearly straight down shows the feet nearer to the middle than the head."""
+    camera = _make_camera(tilt_rad=tilt_rad, focal_px=400, height_m=5)
+    ground_m = camera.to_ground(np.array([[100.0, 50], [500, 50], [600, 450], [50, 460], [320, 240]]))
+    at_m = camera.to_ground(np.array([feet_px]))[0]
+    box = box_of(camera, at_m, 0.0, (*SIZES_M["person"], 1.75))
+    observations = _of_class(_with_boxes(_make_observations(box[None, 2:]), box[None]), "person")
+    placed = locate(observations, [(EPOCH, fit_homography(_pixels(camera, ground_m), ground_m))], {"a": SIZE_PX})
+    middle_px, x_px = box[[0, 2]].mean(), placed["x_px"][0].as_py()
+    assert abs(x_px - feet_px[0]) < 0.6 * abs(middle_px - feet_px[0])
+
+
 def test_no_one_leans_out_of_his_box():
     """The model is of boxes of whole objects: what is narrow and high beside the nadir is something else."""
     camera = _make_camera(tilt_rad=1.2)

@@ -113,8 +113,8 @@ def recompute_events(
         if fixed:
             observations = steady(observations, sizes, settings)
         observations = locate_stored(store, source_id, observations, georeference or GeoreferenceSettings())
-        if fixed and versions:
-            observations = locate(observations, versions, sizes, ways(observations))
+        if fixed and versions and np.isfinite(headings_rad := ways(observations)).any():
+            observations = locate(observations, versions, sizes, headings_rad)
         events = compute_events(observations, store.zones(source_id), settings, _changes(store, source_id, settings))
     store.write_events(source_id, events)
     return events

@@ -19,8 +19,10 @@ _PLACE_US, _BOXES = US // 3, 3
 _WAY_M = 4.0
 # No step between two of its places is a larger share of a way: what leaps was hidden, or is something else.
 _STEP = 0.5
-# What was out of sight for longer begins anew.
-_GAP_US = 3 * US
+# No way takes longer: what stood in between, or was out of sight, begins anew, as if it had driven so far meanwhile.
+_LONGEST_US, _FAR_M = 10 * US, 1e6
+# It stands until it has gone this share of a way.
+_GONE = 0.1
 # Of what goes that far, both sides of the box move the same way, or apart from each other, by this share of its size.
 # What something passing in front of it hides has one side moved.
 _MOVED = 0.05
@@ -31,7 +33,7 @@ def ways(observations: pa.Table) -> Floats:
     """Angle (N,) on the ground at which each vehicle (`WHEELED`) heads, radians; NaN for what goes nowhere or is none.
 
     It is that of the ways between places four metres apart, half-way along each; from one to the next it turns by the
-    distance driven, so that what stands keeps it. Forwards and backwards are one.
+    distance driven. What stands heads where it came from. Forwards and backwards are one.
 
     Args:
         observations: of one source, at least `paths.COLUMNS`, placed.
@@ -51,27 +53,32 @@ def _along(t_us: Ints, xy_m: Floats, boxes: Floats) -> Floats:
     """Angles (N,) along one path."""
     t, x, y, *sides = _medians(t_us, np.column_stack([t_us, xy_m, boxes])).T
     places, places_px = np.column_stack([x, y]), np.column_stack(sides)
-    steps_m = np.hypot(*np.diff(places, axis=0, prepend=places[:1]).T).tolist()
-    fresh = (np.diff(t, prepend=t[0]) > _GAP_US).tolist()
-    angles, middles, driven_m, begin, leap_m = [], [], np.zeros(len(t)), 0, 0.0
-    from_x, from_y = places[0].tolist()
-    for end, (to_x, to_y) in enumerate(places.tolist()):
-        if fresh[end]:
-            driven_m[begin : end + 1] = driven_m[begin]
-            begin, from_x, from_y, leap_m = end, to_x, to_y, 0.0
+    steps_m = np.hypot(*np.diff(places, axis=0, prepend=places[:1]).T)
+    angles, middles, driven_m, begin, last = [], [], np.zeros(len(t)), 0, 0
+    times, points = t.tolist(), places.tolist()
+    for end, (to_x, to_y) in enumerate(points):
+        while times[end] - times[begin] > _LONGEST_US:
+            begin += 1
+        from_x, from_y = points[begin]
+        length = math.hypot(to_x - from_x, to_y - from_y)
+        if length < _WAY_M or steps_m[begin + 1 : end + 1].max() > _STEP * length:
             continue
-        length, leap_m = math.hypot(to_x - from_x, to_y - from_y), max(leap_m, steps_m[end])
-        if length < max(_WAY_M, leap_m / _STEP) or not _moves(places_px[begin], places_px[end]):
+        if not _moves(places_px[begin], places_px[end]):
             continue
         along = (places[begin : end + 1] - places[begin]) @ (places[end] - places[begin]) / length
         # In order: what hides it for a moment while it stands is no part of the way.
-        driven_m[begin : end + 1] = driven_m[begin] + np.sort(np.clip(along, 0, length))
+        gone_m = np.sort(np.clip(along, 0, length))
+        stood = begin > last
+        first = int(np.argmax(gone_m > _GONE * length)) - 1 if stood else 0
+        driven_m[last : begin + first] = driven_m[last]
+        before_m = driven_m[last] + _FAR_M * stood
+        driven_m[begin + first : end + 1] = before_m + gone_m[first:]
         angles.append(math.atan2(to_y - from_y, to_x - from_x))
-        middles.append(driven_m[begin] + length / 2)
-        begin, from_x, from_y, leap_m = end, to_x, to_y, 0.0
+        middles.append(before_m + length / 2)
+        begin = last = end
     if not angles:
         return np.full(len(t_us), np.nan)
-    driven_m[begin:] = driven_m[begin]
+    driven_m[last:] = driven_m[last]
     result: Floats = np.interp(np.interp(t_us, t, driven_m), middles, np.unwrap(angles, period=np.pi))
     return result
 

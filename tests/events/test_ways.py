@@ -53,19 +53,24 @@ def test_a_turn_takes_as_long_as_the_distance():
     assert np.diff(angles).max() < 15
 
 
-def test_who_stands_keeps_the_way_however_he_goes_on():
-    drive = _stay(walk((0, 0), (22, 0), speed=5), 60)
+def _off(angles, degrees):
+    """How far angles lie from one, forwards and backwards being one."""
+    return np.abs((angles - degrees + 90) % 180 - 90)
+
+
+@pytest.mark.parametrize("east_m", range(18, 26))
+@pytest.mark.parametrize("away_s", [0, 3600], ids=["seen", "out of sight"])
+def test_who_stands_keeps_the_way_however_he_goes_on(east_m, away_s):
+    drive = _stay(walk((0, 0), (east_m, 0), speed=5), 60)
     rng = np.random.default_rng(0)
     drive = [
-        (t, x + dx, y + dy) for (t, x, y), (dx, dy) in zip(drive, rng.normal(0, 0.3, (len(drive), 2)), strict=True)
+        (t, x + dx, y + dy) for (t, x, y), (dx, dy) in zip(drive, rng.normal(0, 0.2, (len(drive), 2)), strict=True)
     ]
     t, x, _ = drive[-1]
-    path = drive + [(t + a, x, b) for a, _, b in walk((0, 0), (0, 20), speed=5)[1:]]
-    angles = _ways({"a": path})
-    parked = angles[60 : len(drive) - 10]
-    assert np.ptp(parked) < 15
-    assert np.abs(angles[:30]).max() < 7
-    assert angles[-1] == pytest.approx(90, abs=3)
+    t += away_s
+    angles = _ways({"a": drive + [(t + a, x, b) for a, _, b in walk((0, 0), (0, 20), speed=5)[1:]]})
+    assert _off(angles[: len(drive) - 10], 0).max() < 8
+    assert _off(angles[len(drive) + 15 :], 90).max() < 8
 
 
 def _columns(boxes):
@@ -108,14 +113,20 @@ def test_two_bad_boxes_a_second_apart_are_no_way():
     assert np.isnan(_ways({"a": path})).all()
 
 
-def test_what_hides_him_for_a_moment_does_not_turn_who_stands():
+@pytest.mark.parametrize("before_s", [1, 8, 30])
+def test_what_hides_him_for_a_moment_does_not_turn_who_stands(before_s):
     drive = _stay(walk((0, 0), (20, 0), speed=5), 60)
-    drive[200:215] = [(t, x, y + 8) for t, x, y in drive[200:215]]
+    at = slice(len(drive) - before_s * HZ - 15, len(drive) - before_s * HZ)
+    drive[at] = [(t, x, y + 8) for t, x, y in drive[at]]
     t, x, _ = drive[-1]
     angles = _ways({"a": drive + [(t + a, x, b) for a, _, b in walk((0, 0), (0, 20), speed=5)[1:]]})
-    stays = np.delete(angles[50 : len(drive)], slice(145, 170))
-    assert np.abs(np.diff(stays)).max() < 10
-    assert np.abs(stays[:-20]).max() < 50
+    assert _off(angles[: len(drive) - before_s * HZ - 25], 0).max() < 1
+    assert _off(angles[len(drive) + 15 :], 90).max() < 1
+
+
+@pytest.mark.parametrize("hz", [1, 2, 10])
+def test_once_a_second_is_enough(hz):
+    assert _ways({"a": walk((0, 0), (60, 0), speed=1, hz=hz)}) == pytest.approx(0)
 
 
 def test_where_he_was_before_a_gap_is_no_way():
