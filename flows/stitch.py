@@ -2,7 +2,7 @@
 
 Neighbouring chunks share frames. Tracklets that lie on each other there are one object, or the one a part of the other
 that looks like it (`overlap`); what ended shortly before another began, where its motion leads and looking like it, is
-too (`motion`), though seldom if only one of the two was at the picture's edge. Both are assignments, optimal over all
+too (`motion`), though seldom if one of the two was at the picture's edge. Both are assignments, optimal over all
 tracklets of a border, so the result does not depend on the order in which chunks arrive, and nothing here looks at
 video: identity can be revised at any time.
 """
@@ -38,8 +38,8 @@ _DRIFT_SIGMA_PER_S = 0.6
 _BOX_ERROR = 0.1
 # One box lies in the other to this share, on so many frames, where it shows a part of the same object.
 _PART, _LEAST_SHARED = 0.7, 3
-# What comes in over the picture's edge was seldom lost in its middle, nor the other way round: one in twenty, by a log
-# likelihood (-2 ln 0.05). A box ends at the edge as near as this, as a share of the picture.
+# What leaves over the picture's edge seldom comes back within seconds, and what comes in was seldom lost before: one in
+# twenty, by a log likelihood (-2 ln 0.05). A box ends at the edge as near as this, as a share of the picture.
 _EDGE_DISTANCE2, _EDGE = 6.0, 0.0125
 # World times in 1970 are those of videos that nobody dated (`schema.EPOCH`).
 _DATED_NS = 365 * 86_400 * NS
@@ -330,7 +330,7 @@ def _gap_distance2(end: Tracklet, start: Tracklet) -> tuple[float, int]:
         A squared distance and of how many degrees of freedom it is: 4, 2 where looks are not known.
     """
     distance2 = _motion_distance2(end, start)
-    if _at_edge(end.tail_xyxy[-1], end.size_px) != _at_edge(start.head_xyxy[0], start.size_px):
+    if _at_edge(end.tail_xyxy[-1], end.size_px) or _at_edge(start.head_xyxy[0], start.size_px):
         distance2 += _EDGE_DISTANCE2
     if end.looks is None or start.looks is None:
         return distance2, 2

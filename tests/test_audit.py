@@ -42,7 +42,7 @@ def _fill(store, *objects, seconds=12.0):
 
 def test_pieces_of_what_moves_steadily_are_found(store_url):
     with open_store(store_url) as store:
-        _fill(store, *((0, 100 * n, 20, None) for n in range(4)))
+        _fill(store, *((30, 30 + 100 * n, 20, None) for n in range(4)))
         # Nobody described what these look like, and motion alone leads no further.
         settings = StitchSettings(max_gap_seconds=3)
         table = audit_source(store, "gate", settings, cuts=60, seed=1)

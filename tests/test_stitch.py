@@ -373,7 +373,8 @@ def test_what_comes_in_over_the_edge_was_not_lost_in_the_middle(width_px, joined
     assert (len(groups) == 1) == joined
 
 
-def test_who_leaves_over_the_edge_may_come_back():
-    away, back = _make_tracklet("a1", "a", 0, 3, 0), _make_tracklet("b1", "a", 5, 9, -60, y=200.0)
+@pytest.mark.parametrize(("lower_px", "joined"), [(0, True), (100, False)])
+def test_who_leaves_over_the_edge_comes_back_only_if_all_agrees(lower_px, joined):
+    away, back = _make_tracklet("a1", "a", 0, 3, 0), _make_tracklet("b1", "a", 5, 9, -60, y=100.0 + lower_px)
     groups, _ = _tracks([replace(t, size_px=(111, 400)) for t in (away, back)])
-    assert len(groups) == 1
+    assert (len(groups) == 1) == joined
