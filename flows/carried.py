@@ -23,6 +23,8 @@ _MOST_ASTRAY = 15
 _NEWEST = 0.3
 # A side that ends this near to the frame's, as a share of the frame's and of the box's side, is cut by it.
 _CUT, _CUT_OF_BOX = 0.003, 0.05
+# What ends this near to the frame's edge, as a share of it, may go on beyond.
+_EDGE = 0.0125
 # How much of the way to where the refiner sees it a side is moved on one frame at most, for what the refiner says
 # wrongly of one frame it says of the next as well; and one that was cut, for its end comes into view at once.
 _MOST, _MOST_CUT = 0.15, 0.5
@@ -48,6 +50,12 @@ def at_edge(
     limits = np.concatenate([np.zeros_like(sizes_px), sizes_px], axis=-1)
     result: BoolArray = np.abs(boxes_xyxy - limits) <= np.concatenate([near_px, near_px], axis=-1)
     return result
+
+
+def shows_part(boxes_xyxy: npt.NDArray[np.floating], size_px: tuple[int, ...]) -> BoolArray:
+    """Whether the edge of a picture of this width and height may cut boxes (..., 4), which may reach beyond, (...)."""
+    shown_xyxy = np.clip(boxes_xyxy, 0, np.tile(size_px, 2))
+    return np.asarray(np.any(at_edge(shown_xyxy, np.array(size_px), _EDGE, np.inf), axis=-1))
 
 
 @dataclass

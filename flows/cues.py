@@ -11,13 +11,11 @@ import numpy as np
 from flows.appearance import LIKE, describe, difference
 from flows.associate import Candidate, coverage, iou, iou_matrix
 from flows.camera_motion import STILL, Affine, compose, inverse, warp_box
-from flows.carried import at_edge
+from flows.carried import at_edge, shows_part
 from flows.optical import Flow
 from flows.schema import BoolArray, Float64Array, FloatArray, Frame, ImageArray
 from flows.target import Target
 
-# What ends this near to the frame's edge, as a share of it, may go on beyond: it shows a part.
-_EDGE = 0.0125
 # A box covered by another's to more than this share shows, in part, the other object.
 _CLEAR_COVERAGE = 0.3
 # Boxes that end this near to the frame's edge, as a share of its side, are cut by it.
@@ -94,10 +92,7 @@ class Cues:
             forth = self._flow.carry(before)
             self._forth = {targets[i].target_id: forth[:, row] for row, i in enumerate(flown)}
             overlap[flown] = np.maximum(overlap[flown], _meeting(forth, self._back, image_rgb.shape[1::-1]))
-        size_px = np.array(image_rgb.shape[1::-1])
-        # Not every detector's boxes end with the frame.
-        shown_xyxy = np.clip(boxes_xyxy, 0, np.tile(size_px, 2))
-        whole = ~np.any(at_edge(shown_xyxy, size_px, _EDGE, np.inf), axis=1)
+        whole = ~shows_part(boxes_xyxy, image_rgb.shape[1::-1])
         return Evidence(overlap, describe(image_rgb, boxes_xyxy), _clear(boxes_xyxy), whole)
 
     def between(self, target_id: int, row: int) -> Iterator[Flown]:

@@ -40,6 +40,8 @@ UPRIGHT = ("person",)
 """Classes of what is much higher than deep."""
 WHEELED = ("bicycle", "motorcycle", "car", "truck", "bus", "forklift", "loader")
 """Classes of what faces the way it drives, but for forklifts that have turned on the spot."""
+BOX = ("x1_px", "y1_px", "x2_px", "y2_px")
+"""The columns of the box in the picture."""
 POINT = ("x_px", "y_px")
 """The columns of the ground point in the picture."""
 POSITION = ("x_m", "y_m", "sigma_m")
@@ -50,7 +52,6 @@ Versions = Sequence[tuple[datetime, Calibration]]
 Sizes = Mapping[str, tuple[int, int]]
 """Width and height in pixels of videos, by id."""
 
-_BOX = ("x1_px", "y1_px", "x2_px", "y2_px")
 # An object is no narrower than a share of its box: it leans by no more than the rest, half of it to either side.
 _LEAN = 0.35
 
@@ -157,7 +158,7 @@ def locate(
             stays that of the class.
     """
     points_px, sigma_px = _ground_points(observations)
-    boxes_px = np.stack([pc.cast(observations[name], pa.float64()).to_numpy() for name in _BOX], axis=1)
+    boxes_px = np.stack([pc.cast(observations[name], pa.float64()).to_numpy() for name in BOX], axis=1)
     picture, sizes = _pictures(observations, sizes_px)
     headings_rad = np.full(len(points_px), np.nan) if headings_rad is None else headings_rad
     mean_m = depths_m(observations)
@@ -255,9 +256,7 @@ def jitter_m(observations: pa.Table) -> Floats:
 
 def _ground_points(observations: pa.Table) -> tuple[Floats, Floats]:
     """Where objects touch the ground nearest to the camera, (N, 2) pixels, and (N,) standard deviations."""
-    x1_px, y1_px, x2_px, y2_px = (
-        observations[name].to_numpy().astype(np.float64) for name in ("x1_px", "y1_px", "x2_px", "y2_px")
-    )
+    x1_px, y1_px, x2_px, y2_px = (observations[name].to_numpy().astype(np.float64) for name in BOX)
     return np.stack([(x1_px + x2_px) / 2, y2_px], axis=1), sigma_of_ground_point_px(y1_px, y2_px)
 
 

@@ -23,7 +23,7 @@ from scipy.special import chdtrc, chdtri
 
 from flows.appearance import DISTANCE2_PER_DIFFERENCE, LIKE, Looks, difference
 from flows.associate import APPEARANCE_WEIGHT, FORBIDDEN, assign, iou, within
-from flows.carried import at_edge
+from flows.carried import shows_part
 from flows.config import StitchSettings
 from flows.finished import borders, current_chunks
 from flows.locate import sizes_px
@@ -39,8 +39,8 @@ _BOX_ERROR = 0.1
 # One box lies in the other to this share, on so many frames, where it shows a part of the same object.
 _PART, _LEAST_SHARED = 0.7, 3
 # What leaves over the picture's edge seldom comes back within seconds, and what comes in was seldom lost before: one in
-# twenty, by a log likelihood (-2 ln 0.05). A box ends at the edge as near as this, as a share of the picture.
-_EDGE_DISTANCE2, _EDGE = 6.0, 0.0125
+# twenty, by a log likelihood (-2 ln 0.05).
+_EDGE_DISTANCE2 = 6.0
 # World times in 1970 are those of videos that nobody dated (`schema.EPOCH`).
 _DATED_NS = 365 * 86_400 * NS
 # Sizes of the two ends must agree within this factor: half of what comes out from behind something may still be hidden.
@@ -338,9 +338,7 @@ def _gap_distance2(end: Tracklet, start: Tracklet) -> tuple[float, int]:
 
 
 def _at_edge(box_xyxy: FloatArray, size_px: tuple[int, int] | None) -> bool:
-    if size_px is None:
-        return False
-    return bool(np.any(at_edge(np.clip(box_xyxy, 0, np.tile(size_px, 2)), np.array(size_px), _EDGE, np.inf)))
+    return size_px is not None and bool(shows_part(box_xyxy, size_px))
 
 
 def _difference(end: Tracklet, start: Tracklet) -> float:

@@ -17,9 +17,9 @@ from flows.config import EventSettings
 from flows.events.activity import spans, standing
 from flows.events.paths import US, Ints, Paths, paths
 from flows.georeference import Floats
-from flows.locate import POINT, with_columns
+from flows.locate import BOX, POINT, with_columns
 
-_COLUMNS = ("x1_px", "y1_px", "x2_px", "y2_px", *POINT)
+_COLUMNS = (*BOX, *POINT)
 _UNKNOWN_PX = (np.inf, np.inf)
 # Movements shorter than this are an arm's.
 _PAUSE_US = round(1.5 * US)

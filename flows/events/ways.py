@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from flows.events.paths import US, Ints, paths
 from flows.events.steady import common
 from flows.georeference import Floats
-from flows.locate import WHEELED
+from flows.locate import BOX, WHEELED
 
 # Places are medians over so long, and over so many boxes: one bad box is none of them.
 _PLACE_US, _BOXES = US // 3, 3
@@ -26,7 +26,6 @@ _GONE = 0.1
 # Of what goes that far, both sides of the box move the same way, or apart from each other, by this share of its size.
 # What something passing in front of it hides has one side moved.
 _MOVED = 0.05
-_BOX = ("x1_px", "y1_px", "x2_px", "y2_px")
 
 
 def ways(observations: pa.Table) -> Floats:
@@ -42,7 +41,7 @@ def ways(observations: pa.Table) -> Floats:
     rows = np.flatnonzero(pc.is_in(observations["class_name"], pa.array(WHEELED)))
     driven = observations.take(pa.array(rows))
     in_m = paths(driven)["m"]
-    boxes = np.stack([driven[name].to_numpy().astype(np.float64) for name in _BOX], axis=1)[in_m.row]
+    boxes = np.stack([driven[name].to_numpy().astype(np.float64) for name in BOX], axis=1)[in_m.row]
     for first, last in zip(in_m.first.tolist(), in_m.last.tolist(), strict=True):
         track = slice(first, last + 1)
         found[rows[in_m.row[track]]] = _along(in_m.t_us[track], in_m.xy(np.arange(first, last + 1)), boxes[track])
