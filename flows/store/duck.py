@@ -7,6 +7,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -47,7 +48,7 @@ def query(tables: Tables, sql: str, parameters: Mapping[str, Any] | None) -> pa.
         StoreError: Not one SELECT, parameters that do not fit, or a statement DuckDB refuses.
     """
     values = bound(sql, parameters)
-    try:
+    with _errors_of_the_store():
         statements = duckdb.extract_statements(sql)
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
             raise StoreError(f"a query is one SELECT, got: {sql.strip()[:200]}")
@@ -55,22 +56,17 @@ def query(tables: Tables, sql: str, parameters: Mapping[str, Any] | None) -> pa.
         with _shared().cursor() as connection:
             _name(connection, tables, sql)
             return normalised(connection.sql(sql, params=values).to_arrow_table())
-    except duckdb.Error as error:
-        raise _translated(error) from error
 
 
 def stream(tables: Tables, where: Filter, columns: Sequence[str] | None, ordered: bool) -> Iterator[pa.RecordBatch]:
     """Rows of `track_observations`, see `Store.observations`."""
     sql, values, schema = observations_sql(where, columns, ordered)
-    try:
-        with _database() as connection:
-            connection.execute(f"set memory_limit = '{_STREAM_MEMORY}'")
-            connection.execute(f"set threads = {_STREAM_THREADS}")
-            _name(connection, tables, sql)
-            for batch in connection.sql(sql, params=values).to_arrow_reader(ROWS_PER_BATCH):
-                yield batch.cast(schema)
-    except duckdb.Error as error:
-        raise _translated(error) from error
+    with _errors_of_the_store(), _database() as connection:
+        connection.execute(f"set memory_limit = '{_STREAM_MEMORY}'")
+        connection.execute(f"set threads = {_STREAM_THREADS}")
+        _name(connection, tables, sql)
+        for batch in connection.sql(sql, params=values).to_arrow_reader(ROWS_PER_BATCH):
+            yield batch.cast(schema)
 
 
 def read_files(table: Files) -> pa.Table:
@@ -157,8 +153,20 @@ def _literal(path: str) -> str:
     return re.sub(r"([*?\[])", r"[\1]", path).replace("'", "''")
 
 
-def _translated(error: duckdb.Error) -> StoreError:
-    # A signal that comes while DuckDB reads a table of ours comes back as an error of its own.
-    if isinstance(error, duckdb.InterruptException) or "KeyboardInterrupt" in str(error):
-        raise KeyboardInterrupt from error
-    return StoreError(f"the query failed: {error}")
+@contextmanager
+def _errors_of_the_store() -> Iterator[None]:
+    """What DuckDB raises inside, as what callers of a store know; a signal stays one."""
+    try:
+        yield
+    except (duckdb.Error, RuntimeError) as error:
+        # What a signal's handler raises is lost in DuckDB: while it computes it comes back as a RuntimeError, while it
+        # reads a table of ours as an error that names it.
+        if (
+            isinstance(error, duckdb.InterruptException)
+            or str(error) == "Query interrupted"
+            or "KeyboardInterrupt" in str(error)
+        ):
+            raise KeyboardInterrupt from error
+        if not isinstance(error, duckdb.Error):
+            raise
+        raise StoreError(f"the query failed: {error}") from error

@@ -1,9 +1,12 @@
 import errno
 import json
 import os
+import signal
+import threading
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
@@ -157,7 +160,31 @@ def test_queries_leave_the_working_directory_alone(tmp_path: Path, monkeypatch: 
     assert os.listdir(tmp_path) == ["store"]
 
 
-def test_a_signal_inside_a_query_is_no_error_of_the_store() -> None:
-    error = duckdb.InvalidInputException("exporting a stream from 'chunks' failed: KeyboardInterrupt: ")
+def test_a_signal_while_a_query_computes_is_no_error_of_the_store() -> None:
+    seconds = "select count(*) as n from range(20000) a, range(20000) b where (a.range * b.range) % 7 = 1"
+    held = signal.signal(signal.SIGINT, signal.default_int_handler)
+    stop = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        stop.start()
+        with pytest.raises(KeyboardInterrupt):
+            duck.query({}, seconds, None)
+    finally:
+        stop.join()
+        signal.signal(signal.SIGINT, held)
+    assert duck.query({}, "select 1 as n", None)["n"].to_pylist() == [1]
+
+
+def test_a_signal_while_a_query_reads_a_table_is_no_error_of_the_store() -> None:
+    def read() -> pa.Table:
+        raise duckdb.InvalidInputException("exporting a stream from 'chunks' failed: KeyboardInterrupt: ")
+
     with pytest.raises(KeyboardInterrupt):
-        raise duck._translated(error)
+        duck.query({"chunks": read}, "select * from chunks", None)
+
+
+def test_what_fails_outside_duckdb_stays_what_it_is() -> None:
+    def read() -> pa.Table:
+        raise RuntimeError("of somebody else")
+
+    with pytest.raises(RuntimeError, match="of somebody else"):
+        duck.query({"chunks": read}, "select * from chunks", None)
