@@ -433,6 +433,25 @@ def test_two_masks_on_one_object_become_one():
     assert result.counters["duplicates"] == 1
 
 
+@pytest.mark.parametrize("first", ["car", "truck"])
+def test_what_is_detected_as_of_two_classes_at_once_is_one_object(first):
+    """The surer class starts it, and from then on the other one's detection is its double, however sure."""
+    path = _walk()
+    sure, unsure = {"car": ("car", "truck"), "truck": ("truck", "car")}[first]
+    found = {k: [(path[k], 0.9, "car"), (path[k] + 1, 0.9, "truck")] for k in range(0, 40, EVERY)}
+    found[0] = [(path[0] + 1, 0.87, unsure), (path[0], 0.95, sure)]
+    result, (life,) = _track({"a": path}, found)
+    assert {row["class_name"] for row in life} == {first}
+    assert result.counters["born"] == 1
+
+
+def test_two_of_two_classes_that_share_half_a_place_are_two():
+    paths = {"a": [_box(100.0, w=60.0)] * 40, "b": [_box(120.0, w=60.0)] * 40}
+    found = {k: [(paths["a"][k], 0.9, "car"), (paths["b"][k], 0.9, "truck")] for k in range(0, 40, EVERY)}
+    _, lives = _track(paths, found)
+    assert len(lives) == 2
+
+
 def test_class_is_decided_by_vote():
     path = _walk()
     found = {k: [(path[k], 0.9, "truck" if k == 10 else "car")] for k in range(0, 40, EVERY)}
