@@ -11,8 +11,10 @@ STAMP := $(VENV)/.installed-$(shell (cat Makefile pyproject.toml constraints.txt
 demo: $(STAMP)  ## install what is needed and run the main job on the bundled scene
 	$(BIN)/sightflow demo --out demo-out
 
+# Half of the time of the tests is waiting, for clusters and browsers, so two files of them run at a time: in the order they
+# have, for the reordering would leave the longest, with few tests, to the end.
 test: $(STAMP)-dev postgis chromium lint  ## everything a change must pass
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)-dev
 	$(BIN)/ruff check .
