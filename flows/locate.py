@@ -14,11 +14,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows.carried import shows_part
 from flows.config import GeoreferenceSettings
 from flows.errors import TelemetryError
 from flows.flight import PoseNoise, flight_positions
 from flows.georeference import DEPTH_SIGMA, Calibration, Floats, ground_positions, nadir_px, to_pixels
-from flows.schema import ChunkResult, Video
+from flows.schema import BoolArray, ChunkResult, Video
 from flows.store.base import Store
 from flows.telemetry import Telemetry, beside
 
@@ -231,6 +232,16 @@ def _pictures(observations: pa.Table, sizes_px: Sizes) -> tuple[npt.NDArray[np.i
     sizes = list(dict.fromkeys(sizes_px.values()))
     known = [sizes.index(sizes_px[i]) if i in sizes_px else -1 for i in videos.dictionary.to_pylist()]
     return np.array([*known, -1], dtype=np.int64)[videos.indices.to_numpy()], sizes
+
+
+def shown_in_part(observations: pa.Table, sizes_px: Sizes) -> BoolArray:
+    """(N,) which observations' boxes the picture's edge may cut; none where the picture's size is not known."""
+    boxes_px = np.stack([observations[name].to_numpy() for name in BOX], axis=1)
+    picture, sizes = _pictures(observations, sizes_px)
+    cut = np.zeros(len(boxes_px), dtype=np.bool_)
+    for i, size_px in enumerate(sizes):
+        cut[picture == i] = shows_part(boxes_px[picture == i], size_px)
+    return cut
 
 
 def sigma_of_ground_point_px(y1_px: Floats, y2_px: Floats) -> Floats:

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from flows.events.visits import visits
 from flows.events.ways import ways
 from flows.events.work import CHANGES, MASK_COLUMNS, mask_changes
 from flows.georeference import Floats
-from flows.locate import calibrations, depths_m, locate, locate_stored, sizes_px
+from flows.locate import Sizes, calibrations, depths_m, locate, locate_stored, shown_in_part, sizes_px
 from flows.schema import EVENTS, BoolArray, make_id
 from flows.store.base import Filter, Store, Zone
 
@@ -40,6 +41,7 @@ def compute_events(
     zones: Sequence[Zone],
     settings: EventSettings | None = None,
     changes: pa.Table | None = None,
+    sizes_px: Sizes = MappingProxyType({}),
 ) -> pa.Table:
     """All events of some observations.
 
@@ -49,6 +51,7 @@ def compute_events(
             where no observation has a ground position.
         settings: what counts; the defaults if None.
         changes: of masks (schema `work.CHANGES`), where machines that stand shall be seen working.
+        sizes_px: width and height of the pictures by video; where they are not known, their edges cut nothing.
 
     Returns:
         `schema.EVENTS`, by time; the same observations and zones give the same ids.
@@ -57,6 +60,7 @@ def compute_events(
         return EVENTS.empty_table()
     settings = settings or EventSettings()
     scene = _Scene.of(observations, settings)
+    cut = shown_in_part(observations, sizes_px)
     tables = [_table(scene, view, found) for view, found in _of_tracks(scene, settings, changes)]
     visited = []
     for zone in zones:
@@ -75,7 +79,7 @@ def compute_events(
             continue
         debounce_us = round(settings.debounce_seconds * US)
         least_us = round(settings.min_visit_seconds * US)
-        stays_in = visits(view.paths, zone, debounce_us, settings.clear_sigmas, least_us)
+        stays_in = visits(view.paths, zone, cut[view.paths.row], debounce_us, settings.clear_sigmas, least_us)
         visited.append(_table(scene, view, stays_in))
         waiting = waits(view.paths, scene.stands[view.paths.row], zone, round(settings.idle_seconds * US))
         tables.append(_table(scene, view, waiting))
@@ -115,7 +119,8 @@ def recompute_events(
         observations = locate_stored(store, source_id, observations, georeference or GeoreferenceSettings())
         if fixed and versions and np.isfinite(headings_rad := ways(observations)).any():
             observations = locate(observations, versions, sizes, headings_rad)
-        events = compute_events(observations, store.zones(source_id), settings, _changes(store, source_id, settings))
+        changes = _changes(store, source_id, settings)
+        events = compute_events(observations, store.zones(source_id), settings, changes, sizes)
     store.write_events(source_id, events)
     return events
 

@@ -3,6 +3,7 @@
 A visit begins and ends where the path crosses the zone's edge, interpolated between observations. Absences shorter than
 the debounce time do not end it. Stays shorter than it are none, unless the path leads over the edge and in the zone
 comes clear of it, by a multiple of the ground point's own standard deviation: a car drives through one in a moment.
+Where the ground point of what the picture's edge cuts is, nobody knows: that is clear of nothing.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import numpy as np
 import shapely
 
 from flows.events.paths import Found, Ints, Paths, around, between, outline
+from flows.schema import BoolArray
 from flows.store.base import Zone
 
 
-def visits(paths: Paths, zone: Zone, debounce_us: int, clear_sigmas: float, least_us: int = 0) -> Found:
-    """The visits of one zone, but those shorter than `least_us`."""
+def visits(paths: Paths, zone: Zone, cut: BoolArray, debounce_us: int, clear_sigmas: float, least_us: int = 0) -> Found:
+    """The visits of one zone, but those shorter than `least_us`; `cut` (N,): what the picture's edge may cut."""
     polygon = shapely.polygons(outline(zone))
     shapely.prepare(polygon)
     inside = around(paths, outline(zone), 0.0)
@@ -38,6 +40,7 @@ def visits(paths: Paths, zone: Zone, debounce_us: int, clear_sigmas: float, leas
     short, at = stay[~counts[stay]], inside[~counts[stay]]
     edge = shapely.boundary(polygon)
     clear = shapely.distance(edge, shapely.points(paths.xy(at))) > clear_sigmas * paths.sigma[at]
+    clear &= ~cut[at]
     # A piece of a track that begins and ends inside leads nowhere.
     leads = (_beside(paths, begins[first], -1) != begins[first]) | (_beside(paths, ends[last], 1) != ends[last])
     counts[short[clear & leads[short]]] = True

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.events import recompute_events
+from flows.events import compute_events, recompute_events
 from flows.schema import EVENTS
 from flows.store import Zone, open_store
 from tests.dashboard.filled import fill
@@ -46,6 +46,26 @@ def test_who_drives_through_in_a_moment_was_there():
     assert events["duration_s"].to_pylist() == pytest.approx([0.25])
     assert events_of(make_observations({"through": through}), [SQUARE], clear_sigmas=1000).num_rows == 0
     assert events_of(make_observations({"through": through}), [SQUARE], min_visit_seconds=0.5).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("speed", "sizes_px", "visits"),
+    [
+        (40, {"video": (100, 100)}, 1),
+        (40, {"video": (100, 30)}, 0),
+        (40, {}, 1),
+        (5, {"video": (100, 30)}, 1),
+    ],
+)
+def test_who_is_cut_by_the_edge_of_the_picture_is_nowhere_for_a_moment(speed, sizes_px, visits):
+    """Its box ends at 30 px: in a picture of that height it may go on below, and nobody knows where it stands."""
+    passes = walk((15, 15), (15, 35), speed=speed, hz=25)
+    lane = Zone("lane", "zone", ((10, 20), (20, 20), (20, 30), (10, 30)))
+    sides = {
+        name: np.full(len(passes), px) for name, px in (("x1_px", 10), ("y1_px", 10), ("x2_px", 20), ("y2_px", 30))
+    }
+    events = compute_events(make_observations({"a": passes}, **sides), [lane], sizes_px=sizes_px)
+    assert events["kind"].to_pylist().count("visit") == visits
 
 
 def test_a_piece_of_a_track_that_neither_comes_nor_goes_is_no_visit():
