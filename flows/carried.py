@@ -6,6 +6,7 @@ to the next leaps, which objects themselves do not, and the box goes on as it we
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,10 +53,15 @@ def at_edge(
     return result
 
 
-def shows_part(boxes_xyxy: npt.NDArray[np.floating], size_px: tuple[int, ...]) -> BoolArray:
-    """Whether the edge of a picture of this width and height may cut boxes (..., 4), which may reach beyond, (...)."""
+def shows_part(
+    boxes_xyxy: npt.NDArray[np.floating], size_px: tuple[int, ...], sides: Sequence[int] = range(4)
+) -> BoolArray:
+    """Whether the edge of a picture of this width and height may cut boxes (..., 4), which may reach beyond, (...).
+
+    `sides`: which of left, upper, right and lower count.
+    """
     shown_xyxy = np.clip(boxes_xyxy, 0, np.tile(size_px, 2))
-    return np.asarray(np.any(at_edge(shown_xyxy, np.array(size_px), _EDGE, np.inf), axis=-1))
+    return np.asarray(np.any(at_edge(shown_xyxy, np.array(size_px), _EDGE, np.inf)[..., list(sides)], axis=-1))
 
 
 @dataclass

@@ -116,7 +116,8 @@ class TrackSettings(_Step):
     correct_iou: float = Field(0.7, gt=0, lt=1)
     """A matched mask whose box overlaps its detection less than this is reset from the detection."""
     duplicate_iou: float = Field(0.8, gt=0, le=1)
-    """Of two objects of one class overlapping more than this, the younger or weaker ends."""
+    """Of two objects of one class overlapping more than this, the younger or weaker ends; of two detections of two
+    classes, people apart, the less sure starts none."""
     gate_probability: float = Field(0.999, gt=0.5, lt=1)
     """Mass of the Kalman prediction inside the gate; a measurement outside it is drift. A detection that the predicted
     box does not overlap must be inside that of motion, looks and time together, too."""

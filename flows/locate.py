@@ -50,6 +50,7 @@ POSITION = ("x_m", "y_m", "sigma_m")
 
 Versions = Sequence[tuple[datetime, Calibration]]
 """Calibrations of one source by the time from which each holds, in order."""
+_BESIDE_AND_BELOW = (0, 2, 3)
 Sizes = Mapping[str, tuple[int, int]]
 """Width and height in pixels of videos, by id."""
 
@@ -234,13 +235,18 @@ def _pictures(observations: pa.Table, sizes_px: Sizes) -> tuple[npt.NDArray[np.i
     return np.array([*known, -1], dtype=np.int64)[videos.indices.to_numpy()], sizes
 
 
-def shown_in_part(observations: pa.Table, sizes_px: Sizes) -> BoolArray:
-    """(N,) which observations' boxes the picture's edge may cut; none where the picture's size is not known."""
+def off_the_ground(observations: pa.Table, sizes_px: Sizes) -> BoolArray:
+    """(N,) which ground points are none, for the picture's edge may cut the box below or at a side.
+
+    None is where the picture's size is not known.
+    """
+    cut = np.zeros(observations.num_rows, dtype=np.bool_)
+    if not sizes_px:
+        return cut
     boxes_px = np.stack([observations[name].to_numpy() for name in BOX], axis=1)
     picture, sizes = _pictures(observations, sizes_px)
-    cut = np.zeros(len(boxes_px), dtype=np.bool_)
     for i, size_px in enumerate(sizes):
-        cut[picture == i] = shows_part(boxes_px[picture == i], size_px)
+        cut[picture == i] = shows_part(boxes_px[picture == i], size_px, _BESIDE_AND_BELOW)
     return cut
 
 

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import supervision as sv
 
@@ -239,23 +238,29 @@ class ChunkTracker:
             classes = np.array(names)
             inside[classes[weak, None] != classes[strong]] = 0
             starting = np.concatenate([strong, weak[inside.max(axis=1, initial=0) <= _PART_COVERAGE]])
-        doubles = self._doubles(found, np.array(names), taken)
-        self._bear(frame, found, names, evidence, [int(r) for r in starting if r not in taken and r not in doubles])
+        left_over = [int(r) for r in starting if r not in taken]
+        shown = [r for r in taken if confidences[r] >= self._track.tentative_conf]
+        self._bear(frame, found, names, evidence, self._once(found, names, left_over, shown))
         self._remove_duplicates(matched)
 
-    def _doubles(self, found: sv.Detections, names: npt.NDArray[np.str_], taken: set[int]) -> set[int]:
-        """Detections that show once more, as of another class, what one does that is matched or surer.
+    def _once(self, found: sv.Detections, names: list[str], rows: list[int], shown: list[int]) -> list[int]:
+        """These rows of detections but parts, and what shows once more, as of another class, what a surer one shows.
 
-        A detector that is unsure of a vehicle's class says both; of 62 such pairs in scenes none were two objects.
+        A detector that is unsure of a vehicle's class says both; of 62 such pairs in scenes none were two objects. But
+        people are on what they ride. `shown`: rows of detections that show what is known.
         """
-        if len(found) < 2 or len(set(names)) < 2:
-            return set()
+        if not rows:
+            return rows
         assert found.confidence is not None
-        order = np.lexsort((found.confidence, np.isin(np.arange(len(found)), list(taken))))
-        rank = np.argsort(order)
-        same_place = iou_matrix(found.xyxy, found.xyxy) > self._track.duplicate_iou
-        double = same_place & (names[:, None] != names) & (rank[:, None] < rank)
-        return set(np.flatnonzero(double.any(axis=1)).tolist())
+        overlap = iou_matrix(found.xyxy, found.xyxy)
+        kept = list(shown)
+        for row in sorted(rows, key=found.confidence.__getitem__, reverse=True):
+            if not self._is_part(found.xyxy[row], names[row]) and not any(
+                overlap[row, other] > self._track.duplicate_iou and _confused(names[row], names[other])
+                for other in kept
+            ):
+                kept.append(row)
+        return [row for row in rows if row in kept]
 
     def _confirm(self, frame: Frame, found: sv.Detections, names: list[str], matched: Mapping[int, int]) -> None:
         """Take matched detections in, and reset the masks that disagree with them."""
@@ -309,8 +314,6 @@ class ChunkTracker:
         """Start an object from each detection that is nobody's, and find where it came from."""
         born = {}
         for row in rows:
-            if self._is_part(found.xyxy[row], names[row]):
-                continue
             born[self._next_id] = row
             self._next_id += 1
         if not born:
@@ -399,6 +402,11 @@ class ChunkTracker:
         observations, tracklets = target.rows(self._chunk, self._settings, self._views)
         self._observations.append(pa.Table.from_pylist(observations, schema=OBSERVATIONS))
         self._tracklets.append(pa.Table.from_pylist(tracklets, schema=TRACKLETS))
+
+
+def _confused(one: str, other: str) -> bool:
+    """Whether a detector may say both classes of one object."""
+    return one != other and "person" not in (one, other)
 
 
 def _covered(box_xyxy: FloatArray, by: list[Target]) -> bool:

@@ -445,11 +445,17 @@ def test_what_is_detected_as_of_two_classes_at_once_is_one_object(first):
     assert result.counters["born"] == 1
 
 
-def test_two_of_two_classes_that_share_half_a_place_are_two():
-    paths = {"a": [_box(100.0, w=60.0)] * 40, "b": [_box(120.0, w=60.0)] * 40}
-    found = {k: [(paths["a"][k], 0.9, "car"), (paths["b"][k], 0.9, "truck")] for k in range(0, 40, EVERY)}
-    _, lives = _track(paths, found)
-    assert len(lives) == 2
+@pytest.mark.parametrize(
+    ("shift", "classes"), [(20.0, ("car", "truck")), (8.0, ("car", "truck")), (2.0, ("person", "motorcycle"))]
+)
+def test_two_of_two_classes_are_two(shift, classes):
+    """They share half of their places or three quarters; who rides shares all."""
+    paths = {"a": [_box(100.0, w=60.0)] * 40, "b": [_box(100.0 + shift, w=60.0)] * 40}
+    found = {
+        k: [(paths[name][k], 0.9, of) for name, of in zip("ab", classes, strict=True)] for k in range(0, 40, EVERY)
+    }
+    result, _ = _track(paths, found)
+    assert result.counters["born"] == 2
 
 
 def test_class_is_decided_by_vote():

@@ -24,7 +24,7 @@ from flows.events.visits import visits
 from flows.events.ways import ways
 from flows.events.work import CHANGES, MASK_COLUMNS, mask_changes
 from flows.georeference import Floats
-from flows.locate import Sizes, calibrations, depths_m, locate, locate_stored, shown_in_part, sizes_px
+from flows.locate import Sizes, calibrations, depths_m, locate, locate_stored, off_the_ground, sizes_px
 from flows.schema import EVENTS, BoolArray, make_id
 from flows.store.base import Filter, Store, Zone
 
@@ -60,7 +60,7 @@ def compute_events(
         return EVENTS.empty_table()
     settings = settings or EventSettings()
     scene = _Scene.of(observations, settings)
-    cut = shown_in_part(observations, sizes_px)
+    cut = off_the_ground(observations, sizes_px)
     tables = [_table(scene, view, found) for view, found in _of_tracks(scene, settings, changes)]
     visited = []
     for zone in zones:

@@ -3,7 +3,7 @@
 A visit begins and ends where the path crosses the zone's edge, interpolated between observations. Absences shorter than
 the debounce time do not end it. Stays shorter than it are none, unless the path leads over the edge and in the zone
 comes clear of it, by a multiple of the ground point's own standard deviation: a car drives through one in a moment.
-Where the ground point of what the picture's edge cuts is, nobody knows: that is clear of nothing.
+Where what the picture's edge cuts below or at a side touches the ground, nobody knows: that is clear of nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flows.store.base import Zone
 
 
 def visits(paths: Paths, zone: Zone, cut: BoolArray, debounce_us: int, clear_sigmas: float, least_us: int = 0) -> Found:
-    """The visits of one zone, but those shorter than `least_us`; `cut` (N,): what the picture's edge may cut."""
+    """The visits of one zone, but those shorter than `least_us`; `cut` (N,): as `locate.off_the_ground` says."""
     polygon = shapely.polygons(outline(zone))
     shapely.prepare(polygon)
     inside = around(paths, outline(zone), 0.0)

@@ -164,7 +164,7 @@ def _errors_of_the_store() -> Iterator[None]:
         if (
             isinstance(error, duckdb.InterruptException)
             or str(error) == "Query interrupted"
-            or "KeyboardInterrupt" in str(error)
+            or "failed: KeyboardInterrupt" in str(error)
         ):
             raise KeyboardInterrupt from error
         if not isinstance(error, duckdb.Error):

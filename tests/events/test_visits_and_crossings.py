@@ -11,6 +11,11 @@ from tests.dashboard.filled import fill
 from tests.walks import SQUARE, events_of, make_observations, seconds, walk
 
 LINE = Zone("gate", "line", ((0, 5), (20, 5)))
+LANE = Zone("lane", "zone", ((10, 20), (20, 20), (20, 30), (10, 30)))
+
+
+def _sides(n: int, *sides_px: float) -> dict[str, np.ndarray]:
+    return {name: np.full(n, px) for name, px in zip(("x1_px", "y1_px", "x2_px", "y2_px"), sides_px, strict=True)}
 
 
 def test_a_visit_begins_and_ends_on_the_edge():
@@ -60,12 +65,26 @@ def test_who_drives_through_in_a_moment_was_there():
 def test_who_is_cut_by_the_edge_of_the_picture_is_nowhere_for_a_moment(speed, sizes_px, visits):
     """Its box ends at 30 px: in a picture of that height it may go on below, and nobody knows where it stands."""
     passes = walk((15, 15), (15, 35), speed=speed, hz=25)
-    lane = Zone("lane", "zone", ((10, 20), (20, 20), (20, 30), (10, 30)))
-    sides = {
-        name: np.full(len(passes), px) for name, px in (("x1_px", 10), ("y1_px", 10), ("x2_px", 20), ("y2_px", 30))
-    }
-    events = compute_events(make_observations({"a": passes}, **sides), [lane], sizes_px=sizes_px)
+    observations = make_observations({"a": passes}, **_sides(len(passes), 10, 10, 20, 30))
+    events = compute_events(observations, [LANE], sizes_px=sizes_px)
     assert events["kind"].to_pylist().count("visit") == visits
+
+
+def test_what_the_picture_cuts_above_stands_where_it_is_seen_to():
+    passes = walk((15, 15), (15, 35), speed=40, hz=25)
+    observations = make_observations({"truck": passes}, **_sides(len(passes), 10, 0, 20, 30))
+    events = compute_events(observations, [LANE], sizes_px={"video": (100, 100)})
+    assert events["kind"].to_pylist().count("visit") == 1
+
+
+def test_each_is_cut_or_not_by_its_own_box():
+    passes = walk((15, 15), (15, 35), speed=40, hz=25)
+    whole, cut = _sides(len(passes), 10, 10, 20, 30), _sides(len(passes), 0, 10, 20, 30)
+    sides = {name: np.concatenate([cut[name], whole[name], cut[name]]) for name in whole}
+    observations = make_observations({"b": passes, "c": passes, "a": passes}, **sides)
+    order = np.random.default_rng(0).permutation(observations.num_rows)
+    events = compute_events(observations.take(pa.array(order)), [LANE], sizes_px={"video": (100, 100)})
+    assert [e["track_id"] for e in events.to_pylist() if e["kind"] == "visit"] == ["c"]
 
 
 def test_a_piece_of_a_track_that_neither_comes_nor_goes_is_no_visit():

@@ -75,7 +75,9 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # Another test's Ray does as well; whoever started it ends it.
     started = not ray.is_initialized()
     if started:
-        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False)
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False
+        )
     ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
     ray_serve.run(build(args), name="sightflow")
     yield f"http://127.0.0.1:{port}"

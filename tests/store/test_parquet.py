@@ -163,13 +163,14 @@ def test_queries_leave_the_working_directory_alone(tmp_path: Path, monkeypatch: 
 def test_a_signal_while_a_query_computes_is_no_error_of_the_store() -> None:
     seconds = "select count(*) as n from range(20000) a, range(20000) b where (a.range * b.range) % 7 = 1"
     held = signal.signal(signal.SIGINT, signal.default_int_handler)
-    stop = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    stop = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    duck.query({}, "select 1 as n", None)
     try:
         stop.start()
         with pytest.raises(KeyboardInterrupt):
             duck.query({}, seconds, None)
     finally:
-        stop.join()
+        stop.cancel()
         signal.signal(signal.SIGINT, held)
     assert duck.query({}, "select 1 as n", None)["n"].to_pylist() == [1]
 
